@@ -1,0 +1,319 @@
+"""The spiking bodies: SB3 features extractors made of spiking layers."""
+
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space, is_image_space_channels_first
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_spiking.settings import SpikingSettings
+from sb3_spiking.snn.encoding import ENCODINGS
+from sb3_spiking.snn.layers import SpikingLayer
+from sb3_spiking.snn.readout import READOUTS
+
+# The convolutions of Mnih et al. 2015 (Nature 518:529), which Liu et al. 2022 keep: channels, kernel size, stride
+NATURE_CONV_LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+
+
+class SpikingExtractor(BaseFeaturesExtractor):
+    """
+    Base class of the spiking bodies. The whole window runs layer by layer: :meth:`window` gives the last layer's spikes,
+    :meth:`forward` their mean over the window, so that a body serves every SB3 algorithm as its features extractor.
+
+    A subclass fills in what it builds in :meth:`resolve`, builds it in ``__init__`` and runs it in :meth:`window`.
+
+    The resolved settings travel in the ``state_dict``: loading the state of a network with other settings fails.
+
+    :param observation_space: observation space, channels first or last for images
+    :param normalized_image: whether images come in [0, 1] already, as in SB3's ``NatureCNN``
+    :param settings: settings by name, see :class:`~sb3_spiking.settings.SpikingSettings`; ``preset`` names a base
+    :raises ValueError: for wrong settings, or an observation space that the body does not take
+    """
+
+    #: the dense layers after the body, where ``net_arch`` is not given
+    default_net_arch: tuple[int, ...] = ()
+
+    def __init__(self, observation_space: gym.Space, normalized_image: bool, settings: SpikingSettings) -> None:
+        assert settings.net_arch is not None and settings.conv_layers is not None
+        super().__init__(observation_space, settings.net_arch[-1] if settings.net_arch else settings.features_dim)
+        self.settings = settings
+        self.normalized_image = normalized_image
+
+    @classmethod
+    def resolve(cls, observation_space: gym.Space, normalized_image: bool, **settings: Any) -> SpikingSettings:
+        """
+        :return: the settings with every default filled in
+        :raises ValueError: for wrong settings, or an observation space that the body does not take
+        """
+        resolved = SpikingSettings.resolve(**settings)
+        if resolved.net_arch is None:
+            resolved = replace(resolved, net_arch=cls.default_net_arch)
+        return replace(resolved, conv_layers=resolved.conv_layers or ())
+
+    def window(self, observations: PyTorchObs) -> th.Tensor:
+        """
+        :param observations: preprocessed observations, shape (B, \\*)
+        :return: the last layer's spikes, shape (T, B, F)
+        """
+        raise NotImplementedError
+
+    def forward(self, observations: PyTorchObs) -> th.Tensor:
+        """
+        :param observations: preprocessed observations, shape (B, \\*)
+        :return: firing rates over the window, spikes per step in [0, 1], shape (B, F)
+        """
+        return self.window(observations).mean(dim=0)
+
+    def neurons(self, count: int) -> list[dict[str, Any]]:
+        """
+        :param count: spiking layers of the body
+        :return: Leaky settings of each; those of the readout's neurons, if it has some, go to
+            ``output_neuron_settings``
+        """
+        has_output_neurons = READOUTS[self.settings.readout].neuron is not None
+        neurons = self.settings.neurons(count + has_output_neurons)
+        self.output_neuron_settings = neurons.pop() if has_output_neurons else None
+        return neurons
+
+    def encode(self, observation: th.Tensor, space: gym.Space) -> th.Tensor:
+        """
+        :param observation: preprocessed values of one space, shape (B, C, \\*)
+        :param space: the space they come from
+        :return: input over the window, shape (T, B, C', \\*), or (1, B, C', \\*) if constant
+        """
+        encoding = ENCODINGS[self.settings.encoding]
+        return encoding(observation, self.settings.num_steps, _is_intensity(space, self.normalized_image))
+
+    def encoded_channels(self, channels: int, space: gym.Space) -> int:
+        """How many channels or features an encoding makes of ``channels``."""
+        return self.encode(th.empty(1, channels, device="meta"), space).shape[2]
+
+    def dense_layers(self, in_features: int, units: tuple[int, ...], neurons: list[dict[str, Any]]) -> nn.Sequential:
+        """Linear spiking layers of the given numbers of units."""
+        sizes = (in_features, *units)
+        return nn.Sequential(
+            *(
+                SpikingLayer(nn.Linear(size, next_size), self.settings.num_steps, neuron)
+                for size, next_size, neuron in zip(sizes[:-1], sizes[1:], neurons, strict=True)
+            )
+        )
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return self.settings.as_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        differences = self.settings.differences(SpikingSettings.resolve(**state))
+        if differences:
+            listed = ", ".join(f"{name}: saved {saved!r}, here {here!r}" for name, (here, saved) in differences.items())
+            saved_settings = {name: saved for name, (_, saved) in differences.items()}
+            raise ValueError(
+                f"The saved spiking network has other settings ({listed}). Build it with the saved ones, "
+                f"{saved_settings}, before loading: for a features extractor of PPO and the like in "
+                "load(..., custom_objects={'policy_kwargs': ...}) as features_extractor_kwargs."
+            )
+
+
+class SpikingMLP(SpikingExtractor):
+    """
+    Dense spiking layers, of the sizes in ``net_arch``, on the flattened observation.
+
+    :param observation_space: any space that SB3 can flatten, but Dict
+    :param normalized_image: as in SB3's ``NatureCNN``
+    :param settings: see :class:`SpikingExtractor`
+    """
+
+    default_net_arch = (256, 256)
+
+    def __init__(self, observation_space: gym.Space, normalized_image: bool = False, **settings: Any) -> None:
+        super().__init__(observation_space, normalized_image, self.resolve(observation_space, normalized_image, **settings))
+        units = self.settings.net_arch or ()
+        in_features = self.encoded_channels(get_flattened_obs_dim(observation_space), observation_space)
+        self.dense = self.dense_layers(in_features, units, self.neurons(len(units)))
+
+    @classmethod
+    def resolve(cls, observation_space: gym.Space, normalized_image: bool, **settings: Any) -> SpikingSettings:
+        resolved = super().resolve(observation_space, normalized_image, **settings)
+        if resolved.conv_layers:
+            raise ValueError(
+                f"conv_layers={resolved.conv_layers!r}: convolutions take an image or a grid, a Box of three dimensions; "
+                f"the observation space is {observation_space}"
+            )
+        _require_dense_layer(resolved)
+        return resolved
+
+    def window(self, observations: PyTorchObs) -> th.Tensor:
+        assert isinstance(observations, th.Tensor)
+        return self.dense(self.encode(observations.flatten(1), self._observation_space))
+
+
+class SpikingNatureCNN(SpikingExtractor):
+    """
+    Spiking convolutions, a dense spiking layer of ``features_dim`` units, and those of ``net_arch``: by default the
+    network of Liu et al. 2022, three convolutions and 512 units. With other ``conv_layers`` it takes small grids too,
+    whose ``layout`` must be given unless they are uint8 images.
+
+    :param observation_space: a Box of three dimensions
+    :param normalized_image: as in SB3's ``NatureCNN``
+    :param settings: see :class:`SpikingExtractor`
+    """
+
+    def __init__(self, observation_space: gym.Space, normalized_image: bool = False, **settings: Any) -> None:
+        super().__init__(observation_space, normalized_image, self.resolve(observation_space, normalized_image, **settings))
+        convolutions, net_arch = self.settings.conv_layers or (), self.settings.net_arch or ()
+        neurons = self.neurons(len(convolutions) + 1 + len(net_arch))
+        channels, height, width = _chw(observation_space, self.settings.layout)
+        in_channels = self.encoded_channels(channels, observation_space)
+        layers = []
+        for (out_channels, kernel_size, stride), neuron in zip(convolutions, neurons, strict=False):
+            convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride)
+            layers.append(SpikingLayer(convolution, self.settings.num_steps, neuron))
+            in_channels = out_channels
+        self.conv = nn.Sequential(*layers)
+        height, width = _conv_output_size(height, width, convolutions)
+        units = (self.settings.features_dim, *net_arch)
+        self.dense = self.dense_layers(in_channels * height * width, units, neurons[len(convolutions) :])
+
+    @classmethod
+    def resolve(cls, observation_space: gym.Space, normalized_image: bool, **settings: Any) -> SpikingSettings:
+        resolved = SpikingSettings.resolve(**settings)
+        if not (isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 3):
+            raise ValueError(
+                f"{cls.__name__} takes an image or a grid, a Box of three dimensions; the observation space is "
+                f"{observation_space}. For other observations use SpikingMLP, or SpikingPolicy, which chooses the body."
+            )
+        layout = resolved.layout
+        if layout is None:
+            if not is_image_space(observation_space, normalized_image=normalized_image):
+                raise ValueError(
+                    "layout=None: which dimension of an observation space that is not a uint8 image holds the channels "
+                    f"cannot be told from its shape {observation_space.shape}; expected 'chw' or 'hwc'"
+                )
+            layout = "chw" if is_image_space_channels_first(observation_space) else "hwc"
+        convolutions = resolved.conv_layers if resolved.conv_layers is not None else NATURE_CONV_LAYERS
+        net_arch = resolved.net_arch if resolved.net_arch is not None else cls.default_net_arch
+        _, height, width = _chw(observation_space, layout)
+        if min(_conv_output_size(height, width, convolutions)) < 1:
+            raise ValueError(
+                f"conv_layers={convolutions!r}: nothing is left of an observation of {height} x {width} after these "
+                "convolutions; expected smaller kernels or strides, for example conv_layers=[(16, 3, 1)] for a 10 x 10 grid"
+            )
+        return replace(resolved, layout=layout, conv_layers=convolutions, net_arch=net_arch)
+
+    def window(self, observations: PyTorchObs) -> th.Tensor:
+        assert isinstance(observations, th.Tensor)
+        if self.settings.layout == "hwc":
+            observations = observations.permute(0, 3, 1, 2)
+        spikes = self.conv(self.encode(observations, self._observation_space))
+        return self.dense(spikes.flatten(2))
+
+
+class SpikingCombinedExtractor(SpikingExtractor):
+    """
+    For Dict observations: a :class:`SpikingNatureCNN` for each image, everything else flattened and encoded, all of
+    it together into the dense spiking layers of ``net_arch``.
+
+    :param observation_space: a Dict of images and of spaces that SB3 can flatten
+    :param normalized_image: as in SB3's ``CombinedExtractor``
+    :param settings: see :class:`SpikingExtractor`
+    """
+
+    default_net_arch = (256, 256)
+
+    def __init__(self, observation_space: gym.Space, normalized_image: bool = False, **settings: Any) -> None:
+        super().__init__(observation_space, normalized_image, self.resolve(observation_space, normalized_image, **settings))
+        assert isinstance(observation_space, spaces.Dict)
+        images = _images(observation_space, normalized_image)
+        units = self.settings.net_arch or ()
+        per_image = len(self.settings.conv_layers or ()) + 1
+        neurons = self.neurons(per_image * len(images) + len(units))
+        in_features = 0
+        cnns: dict[str, nn.Module] = {}
+        for key, space in observation_space.spaces.items():
+            if key in images:
+                body, neurons = neurons[:per_image], neurons[per_image:]
+                per_layer = {name: tuple(neuron[name] for neuron in body) for name in body[0]}
+                image = {**self.settings.as_dict(), **per_layer, "net_arch": (), "readout": "rate"}
+                cnns[key] = SpikingNatureCNN(space, normalized_image, **image)
+                in_features += self.settings.features_dim
+            else:
+                in_features += self.encoded_channels(get_flattened_obs_dim(space), space)
+        self.cnns = nn.ModuleDict(cnns)
+        self.dense = self.dense_layers(in_features, units, neurons)
+
+    @classmethod
+    def resolve(cls, observation_space: gym.Space, normalized_image: bool, **settings: Any) -> SpikingSettings:
+        if not isinstance(observation_space, spaces.Dict):
+            raise ValueError(f"{cls.__name__} takes Dict observations; the observation space is {observation_space}")
+        resolved = SpikingSettings.resolve(**settings)
+        if _images(observation_space, normalized_image):
+            if resolved.conv_layers is None:
+                resolved = replace(resolved, conv_layers=NATURE_CONV_LAYERS)
+        elif resolved.conv_layers:
+            raise ValueError(f"conv_layers={resolved.conv_layers!r}: there is no uint8 image in {observation_space}")
+        resolved = super().resolve(observation_space, normalized_image, **resolved.as_dict())
+        _require_dense_layer(resolved)
+        return resolved
+
+    def window(self, observations: PyTorchObs) -> th.Tensor:
+        assert isinstance(observations, dict) and isinstance(self._observation_space, spaces.Dict)
+        parts = []
+        for key, space in self._observation_space.spaces.items():
+            if key in self.cnns:
+                cnn = self.cnns[key]
+                assert isinstance(cnn, SpikingNatureCNN)
+                parts.append(cnn.window(observations[key]))
+            else:
+                parts.append(self.encode(observations[key].flatten(1), space))
+        steps = max(part.shape[0] for part in parts)
+        return self.dense(th.cat([part.expand(steps, -1, -1) for part in parts], dim=2))
+
+
+def choose_extractor(observation_space: gym.Space, normalized_image: bool, convolutions: bool) -> type[SpikingExtractor]:
+    """
+    :param observation_space: observation space
+    :param normalized_image: as in SB3's ``NatureCNN``
+    :param convolutions: whether the settings ask for convolutions
+    :return: the body for these observations
+    """
+    if isinstance(observation_space, spaces.Dict):
+        return SpikingCombinedExtractor
+    grid = isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 3
+    if grid and (convolutions or is_image_space(observation_space, normalized_image=normalized_image)):
+        return SpikingNatureCNN
+    return SpikingMLP
+
+
+def _images(observation_space: spaces.Dict, normalized_image: bool) -> list[str]:
+    items = observation_space.spaces.items()
+    return [key for key, space in items if is_image_space(space, normalized_image=normalized_image)]
+
+
+def _is_intensity(space: gym.Space, normalized_image: bool) -> bool:
+    """Whether values of a space lie in [0, 1] after SB3's preprocessing."""
+    if isinstance(space, spaces.Box):
+        scaled = not normalized_image and is_image_space(space)
+        return scaled or bool(np.all(space.low >= 0) and np.all(space.high <= 1))
+    return True  # one-hot or binary
+
+
+def _chw(space: gym.Space, layout: str | None) -> tuple[int, int, int]:
+    assert space.shape is not None
+    first, second, third = space.shape
+    return (first, second, third) if layout == "chw" else (third, first, second)
+
+
+def _conv_output_size(height: int, width: int, conv_layers: tuple[tuple[int, int, int], ...]) -> tuple[int, int]:
+    for _, kernel_size, stride in conv_layers:
+        height, width = (height - kernel_size) // stride + 1, (width - kernel_size) // stride + 1
+    return height, width
+
+
+def _require_dense_layer(settings: SpikingSettings) -> None:
+    if not settings.net_arch:
+        raise ValueError("net_arch=[]: expected at least one layer of spiking units, for example net_arch=[256]")

@@ -1,0 +1,212 @@
+"""Spiking policies for SB3's DQN."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import DQN
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from torch import nn
+
+from sb3_spiking.extractors import SpikingExtractor, choose_extractor
+from sb3_spiking.settings import SpikingSettings
+from sb3_spiking.snn.neurons import Leaky
+from sb3_spiking.snn.readout import READOUTS
+
+
+class SpikingQNetwork(QNetwork):
+    """
+    Q-network with a spiking body: observation -> window of spikes -> readout -> Q-values.
+
+    ``q_net`` is SB3's final linear layer; ``output_neuron`` are the Leaky neurons behind it, or None with the ``rate``
+    readout.
+
+    :param observation_space: observation space
+    :param action_space: discrete action space
+    :param features_extractor: the spiking body, whose settings name the readout
+    :param features_dim: units of its last layer
+    :param normalize_images: divide images by 255
+    """
+
+    features_extractor: SpikingExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        features_extractor: SpikingExtractor,
+        features_dim: int,
+        normalize_images: bool = True,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor,
+            features_dim,
+            net_arch=[],  # the dense layers are part of the body
+            normalize_images=normalize_images,
+        )
+        self.output_neuron: Leaky | None = None
+        readout = READOUTS[features_extractor.settings.readout]
+        if readout.neuron is not None:
+            self.output_neuron = Leaky(**{**features_extractor.output_neuron_settings, **readout.neuron})
+
+    @property
+    def settings(self) -> SpikingSettings:
+        """The resolved settings of the network."""
+        return self.features_extractor.settings
+
+    def forward(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: observations, shape (B, \\*)
+        :return: Q-values, shape (B, A)
+        """
+        preprocessed = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        window = self.features_extractor.window(preprocessed)
+        return READOUTS[self.settings.readout].values(window, self.q_net, self.output_neuron)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        for name in ("net_arch", "activation_fn"):
+            del data[name]
+        return data
+
+
+class SpikingPolicy(DQNPolicy):
+    """
+    Policy of SB3's DQN with a deep spiking Q-network and its target network. The body is chosen from the observation
+    space: :class:`~sb3_spiking.extractors.SpikingNatureCNN` for images and wherever ``conv_layers`` are given,
+    :class:`~sb3_spiking.extractors.SpikingCombinedExtractor` for Dict,
+    :class:`~sb3_spiking.extractors.SpikingMLP` for everything else.
+
+    :param observation_space: Observation space
+    :param action_space: Action space, discrete
+    :param lr_schedule: Learning rate schedule (could be constant)
+    :param net_arch: Units of each dense spiking layer after the body; [] after images, [256, 256] otherwise
+    :param activation_fn: Has no meaning in a spiking network; warns when given
+    :param features_extractor_class: A :class:`~sb3_spiking.extractors.SpikingExtractor`; None chooses
+    :param features_extractor_kwargs: Keyword arguments to pass to the features extractor
+    :param normalize_images: Whether to normalize images or not, dividing by 255.0 (True by default)
+    :param optimizer_class: The optimizer to use, ``th.optim.Adam`` by default
+    :param optimizer_kwargs: Additional keyword arguments, excluding the learning rate, to pass to the optimizer
+    :param settings: ``preset`` and the settings of :class:`~sb3_spiking.settings.SpikingSettings` by name
+    :raises ValueError: for wrong settings or spaces, before anything is built
+    """
+
+    q_net: SpikingQNetwork
+    q_net_target: SpikingQNetwork
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        net_arch: list[int] | None = None,
+        activation_fn: type[nn.Module] | None = None,
+        features_extractor_class: type[SpikingExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        if not isinstance(action_space, spaces.Discrete):
+            raise ValueError(f"action_space={action_space}: a Q-network takes discrete actions, expected spaces.Discrete")
+        if activation_fn is not None:
+            warnings.warn(
+                f"activation_fn={activation_fn.__name__} has no effect: the units of a spiking network are Leaky neurons, "
+                "set by beta, threshold, spike_grad and the like"
+            )
+        # Settings may also stand where SB3's users put a features extractor's arguments
+        extractor_kwargs = dict(features_extractor_kwargs or {})
+        names = {"preset", *(field.name for field in fields(SpikingSettings))}
+        settings = {name: extractor_kwargs.pop(name) for name in names & set(extractor_kwargs)} | settings
+        if net_arch is not None:
+            settings["net_arch"] = net_arch
+
+        if features_extractor_class is None:
+            wants_convolutions = bool(settings.get("conv_layers"))
+            features_extractor_class = choose_extractor(observation_space, not normalize_images, wants_convolutions)
+        elif not issubclass(features_extractor_class, SpikingExtractor):
+            raise ValueError(
+                f"features_extractor_class={features_extractor_class.__name__}: expected a spiking body, "
+                "SpikingNatureCNN, SpikingMLP, SpikingCombinedExtractor or another SpikingExtractor"
+            )
+        resolved = features_extractor_class.resolve(observation_space, not normalize_images, **settings)
+        self._chosen = {name for name, value in settings.items() if value is not None} - {"preset"}
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=list(resolved.net_arch or ()),
+            features_extractor_class=features_extractor_class,
+            features_extractor_kwargs={
+                **extractor_kwargs,
+                "normalized_image": not normalize_images,
+                **resolved.as_dict(),
+            },
+            normalize_images=normalize_images,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+        )
+
+    @property
+    def settings(self) -> SpikingSettings:
+        """The resolved settings of the Q-network."""
+        return self.q_net.settings
+
+    def make_q_net(self) -> SpikingQNetwork:
+        return SpikingQNetwork(**self._q_net_arguments()).to(self.device)
+
+    def _q_net_arguments(self) -> dict[str, Any]:
+        names = ("observation_space", "action_space", "normalize_images")
+        return self._update_features_extractor({name: self.net_args[name] for name in names})
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """
+        Copy the parameters of a saved policy. Settings that were left to their defaults become the saved network's:
+        an agent means the network that was trained, whatever the defaults are by now.
+
+        :param state_dict: as of :meth:`torch.nn.Module.state_dict`
+        :param strict: as of :meth:`torch.nn.Module.load_state_dict`
+        :param assign: as of :meth:`torch.nn.Module.load_state_dict`
+        :return: missing and unexpected keys
+        :raises ValueError: if the saved network has other values of settings that were chosen here
+        """
+        record = state_dict.get("q_net.features_extractor._extra_state")
+        if record is not None:
+            saved = SpikingSettings.resolve(**record)
+            differences = self.settings.differences(saved)
+            if differences and not self._chosen & set(differences):
+                self._rebuild(saved)
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def _rebuild(self, settings: SpikingSettings) -> None:
+        """Build both networks again, as the same objects, since DQN holds references to them, and a new optimizer."""
+        self.features_extractor_kwargs.update(settings.as_dict())
+        self.net_args["net_arch"] = list(settings.net_arch or ())
+        for network in (self.q_net, self.q_net_target):
+            device, training = network.device, network.training
+            SpikingQNetwork.__init__(network, **self._q_net_arguments())
+            network.to(device).train(training)
+        learning_rate = self.optimizer.defaults["lr"]
+        self.optimizer = self.optimizer_class(self.q_net.parameters(), lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        for name in ("net_arch", "activation_fn"):
+            del data[name]  # one is among the settings, the other has no meaning
+        return data
+
+
+# The body follows from the observation space: SB3's three names are one class
+MlpPolicy = SpikingPolicy
+CnnPolicy = SpikingPolicy
+MultiInputPolicy = SpikingPolicy
+
+DQN.policy_aliases["SpikingPolicy"] = SpikingPolicy

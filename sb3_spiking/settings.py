@@ -1,0 +1,225 @@
+"""The settings of a spiking network as one frozen record of numbers, strings and None."""
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from sb3_spiking.snn.encoding import ENCODINGS
+from sb3_spiking.snn.readout import READOUTS
+from sb3_spiking.snn.surrogates import SURROGATES
+
+# The network of Liu et al. 2022 (arXiv 2201.07211): LIF h = v + (x - v) / tau with tau = 2, that is beta = 1 - 1/tau and
+# currents times 1/tau; fires at h >= 1, which in float32 is h > the number before 1; hard reset within the graph;
+# arctan surrogate with alpha = 2; T = 64. `liu2022_spike` is its DsqnSpike, `liu2022_if` its DsqnIF (tau infinite in the
+# leak, currents unscaled).
+_LIU2022 = {
+    "num_steps": 64,
+    "beta": 0.5,
+    "threshold": 1.0 - 2.0**-24,
+    "input_scale": 0.5,
+    "spike_grad": "atan",
+    "slope": 2.0,
+    "reset_mechanism": "zero",
+    "reset_delay": False,
+    "learn_beta": False,
+    "learn_threshold": False,
+    "encoding": "direct",
+    "readout": "rate",
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "liu2022": _LIU2022,
+    "liu2022_spike": {**_LIU2022, "readout": "spike"},
+    "liu2022_if": {**_LIU2022, "beta": 1.0, "input_scale": 1.0},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpikingSettings:
+    """
+    Everything that makes a spiking network what it is. The neuron settings, from ``beta`` to ``learn_threshold``, are
+    one value for all layers or a tuple with one value for each spiking layer, from the input to the output.
+
+    :param num_steps: simulation steps of a decision's window (snnTorch's name; T in papers)
+    :param beta: membrane decay per step, in [0, 1]
+    :param threshold: a neuron fires when its membrane is above this, > 0
+    :param input_scale: factor on the currents into the neurons, > 0; 1/tau in neurons that scale their input
+    :param spike_grad: surrogate gradient, a key of ``SURROGATES``
+    :param slope: steepness of the surrogate (snnTorch's ``slope``, ``alpha`` for atan), > 0; None takes snnTorch's default
+    :param reset_mechanism: ``"zero"``, ``"subtract"`` or ``"none"``
+    :param reset_delay: reset one step after the spike, detached from the graph (snnTorch's default), or at once
+    :param learn_beta: learn one beta per layer
+    :param learn_threshold: learn one threshold per layer
+    :param encoding: observation to input, a key of ``ENCODINGS``
+    :param readout: window to Q-values, a key of ``READOUTS``
+    :param conv_layers: ``(channels, kernel size, stride)`` of each spiking convolution, no padding; None takes the
+        body's own
+    :param layout: where an image has its channels, ``"chw"`` or ``"hwc"``; None takes SB3's rule for uint8 images
+    :param features_dim: spiking units after the convolutions
+    :param net_arch: spiking units of each dense layer after the body; None takes the body's own
+    :raises ValueError: for a value outside what its setting takes
+    """
+
+    num_steps: int = 8
+    beta: float | tuple[float, ...] = 0.5
+    threshold: float | tuple[float, ...] = 1.0
+    input_scale: float | tuple[float, ...] = 1.0
+    spike_grad: str | tuple[str, ...] = "fast_sigmoid"
+    slope: float | tuple[float | None, ...] | None = None
+    reset_mechanism: str | tuple[str, ...] = "zero"
+    reset_delay: bool | tuple[bool, ...] = True
+    learn_beta: bool | tuple[bool, ...] = False
+    learn_threshold: bool | tuple[bool, ...] = False
+    encoding: str = "direct"
+    readout: str = "rate"
+    conv_layers: tuple[tuple[int, int, int], ...] | None = None
+    layout: str | None = None
+    features_dim: int = 512
+    net_arch: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = _tuples(getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+            rule = _RULES[field.name]
+            values = value if field.name in NEURON_SETTINGS and isinstance(value, tuple) else (value,)
+            if not values or not all(rule.accepts(each) for each in values):
+                per_layer = ", or a list with one for each spiking layer" if field.name in NEURON_SETTINGS else ""
+                raise ValueError(f"{field.name}={getattr(self, field.name)!r}: expected {rule.expected}{per_layer}")
+        object.__setattr__(self, "slope", self._resolved_slope())
+
+    def _resolved_slope(self) -> float | tuple[float | None, ...] | None:
+        names, slopes = self.spike_grad, self.slope
+        if isinstance(names, str) and not isinstance(slopes, tuple):
+            return _surrogate_slope(names, slopes)
+        count = len(names) if isinstance(names, tuple) else len(slopes)  # type: ignore[arg-type]
+        names = (names,) * count if isinstance(names, str) else names
+        slopes = slopes if isinstance(slopes, tuple) else (slopes,) * count
+        if len(slopes) != len(names):
+            raise ValueError(f"slope has {len(slopes)} values and spike_grad {len(names)}: expected one for each spiking layer")
+        return tuple(_surrogate_slope(name, slope) for name, slope in zip(names, slopes, strict=True))
+
+    @classmethod
+    def resolve(cls, *, preset: str | None = None, **given: Any) -> "SpikingSettings":
+        """
+        :param preset: a key of :data:`PRESETS`, the base that ``given`` changes; None starts from the defaults
+        :param given: settings by name; None stands for the default
+        :raises ValueError: for an unknown preset or setting, or a wrong value
+        """
+        if preset is not None and preset not in PRESETS:
+            raise ValueError(f"preset={preset!r}: expected {_one_of(PRESETS)}")
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise ValueError(f"Unknown setting {name!r}.{hint} A spiking network takes: preset, {', '.join(known)}")
+        chosen = dict(PRESETS[preset]) if preset is not None else {}
+        if "spike_grad" in given:
+            chosen.pop("slope", None)  # the preset's slope belongs to the preset's surrogate
+        chosen.update((name, value) for name, value in given.items() if value is not None)
+        return cls(**chosen)
+
+    def neurons(self, count: int) -> list[dict[str, Any]]:
+        """
+        :param count: number of spiking layers
+        :return: keyword arguments of each layer's :class:`~sb3_spiking.snn.neurons.Leaky`
+        :raises ValueError: for a setting with another number of values
+        """
+        layers: list[dict[str, Any]] = [{} for _ in range(count)]
+        for name in NEURON_SETTINGS:
+            value = getattr(self, name)
+            values = value if isinstance(value, tuple) else (value,) * count
+            if len(values) != count:
+                raise ValueError(f"{name}={value!r} has {len(values)} values: expected one for each of {count} spiking layers")
+            for layer, each in zip(layers, values, strict=True):
+                layer[name] = each
+        return layers
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as a dict of numbers, strings, tuples and None."""
+        return asdict(self)
+
+    def differences(self, other: "SpikingSettings") -> dict[str, tuple[Any, Any]]:
+        """What differs, by name: this record's value and the other's."""
+        pairs = {name: (value, getattr(other, name)) for name, value in self.as_dict().items()}
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+NEURON_SETTINGS = (
+    "beta",
+    "threshold",
+    "input_scale",
+    "spike_grad",
+    "slope",
+    "reset_mechanism",
+    "reset_delay",
+    "learn_beta",
+    "learn_threshold",
+)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    accepts: Callable[[Any], bool]
+    expected: str
+
+
+def _one_of(choices: Mapping[str, Any] | tuple[str, ...]) -> str:
+    return "one of " + ", ".join(repr(choice) for choice in choices)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(each) for each in value) if isinstance(value, (list, tuple)) else value
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_units(value: Any) -> bool:
+    return isinstance(value, tuple) and all(_is_int(units) for units in value)
+
+
+def _choice(choices: Mapping[str, Any] | tuple[str, ...]) -> _Rule:
+    return _Rule(lambda value: isinstance(value, str) and value in choices, _one_of(choices))
+
+
+_POSITIVE = _Rule(lambda value: _is_number(value) and value > 0, "a number above 0")
+_FLAG = _Rule(lambda value: isinstance(value, bool), "True or False")
+
+_RULES: dict[str, _Rule] = {
+    "num_steps": _Rule(_is_int, "a whole number of simulation steps, at least 1"),
+    "beta": _Rule(lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
+    "threshold": _POSITIVE,
+    "input_scale": _POSITIVE,
+    "spike_grad": _choice(SURROGATES),
+    "slope": _Rule(lambda value: value is None or _POSITIVE.accepts(value), "a number above 0, or None"),
+    "reset_mechanism": _choice(("zero", "subtract", "none")),
+    "reset_delay": _FLAG,
+    "learn_beta": _FLAG,
+    "learn_threshold": _FLAG,
+    "encoding": _choice(ENCODINGS),
+    "readout": _choice(READOUTS),
+    "conv_layers": _Rule(
+        lambda value: value is None or (isinstance(value, tuple) and all(_is_units(each) and len(each) == 3 for each in value)),
+        "a list of (channels, kernel size, stride), whole numbers of at least 1",
+    ),
+    "layout": _Rule(lambda value: value in (None, "chw", "hwc"), "'chw' (channels first) or 'hwc' (channels last)"),
+    "features_dim": _Rule(_is_int, "a whole number of units, at least 1"),
+    "net_arch": _Rule(
+        lambda value: value is None or _is_units(value), "a list of units, whole numbers of at least 1, one for each layer"
+    ),
+}
+
+
+def _surrogate_slope(name: str, slope: float | None) -> float | None:
+    default = SURROGATES[name].default_slope
+    if default is None and slope is not None:
+        raise ValueError(f"slope={slope!r}: the surrogate {name!r} has no slope, leave it out")
+    return default if slope is None else slope

@@ -1,0 +1,106 @@
+"""``snntorch.Leaky`` over a whole window of time."""
+
+from typing import Any
+
+import snntorch as snn
+import torch as th
+
+from sb3_spiking.snn.kernels import leaky_window
+from sb3_spiking.snn.surrogates import Surrogate
+
+
+class _Bounded(th.autograd.Function):
+    """
+    Clamp whose gradient vanishes only where it would push a value further out. ``th.clamp`` has none outside the
+    bounds at all: a learned beta that once steps over 1 would stay there for good.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: th.Tensor, low: float, high: float) -> th.Tensor:
+        ctx.save_for_backward(value)
+        ctx.low, ctx.high = low, high
+        return value.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor, None, None]:
+        (value,) = ctx.saved_tensors
+        (grad,) = grad_outputs
+        # Gradient descent moves against the gradient
+        outward = ((value < ctx.low) & (grad > 0)) | ((value > ctx.high) & (grad < 0))
+        return grad.masked_fill(outward, 0.0), None, None
+
+
+class Leaky(snn.Leaky):
+    """
+    A layer of leaky integrate-and-fire neurons that runs a whole window of simulation steps in one call. Spikes and
+    gradients are those of ``snntorch.Leaky`` stepped over the window from zero membranes; see
+    :func:`sb3_spiking.snn.kernels.reference.leaky_window` for the equations. Nothing is kept between windows.
+
+    :param beta: membrane decay per step, in [0, 1]
+    :param threshold: a neuron fires when its membrane is above this
+    :param spike_grad: name of the surrogate gradient, see :data:`sb3_spiking.snn.surrogates.SURROGATES`
+    :param slope: steepness of the surrogate, None for one without
+    :param reset_mechanism: ``"zero"``, ``"subtract"`` (of the threshold) or ``"none"``
+    :param reset_delay: reset one step after the spike, detached from the graph (True), or at once with gradient
+    :param learn_beta: make beta a parameter, one number for the layer
+    :param learn_threshold: make the threshold a parameter, one number for the layer
+    :param input_scale: factor on the input currents
+    """
+
+    def __init__(
+        self,
+        *,
+        beta: float,
+        threshold: float = 1.0,
+        spike_grad: str = "fast_sigmoid",
+        slope: float | None = 25.0,
+        reset_mechanism: str = "zero",
+        reset_delay: bool = True,
+        learn_beta: bool = False,
+        learn_threshold: bool = False,
+        input_scale: float = 1.0,
+    ) -> None:
+        super().__init__(
+            # as_tensor of snnTorch would make an integer parameter of beta=1
+            beta=float(beta),
+            threshold=float(threshold),
+            spike_grad=Surrogate(spike_grad, slope),
+            reset_mechanism=reset_mechanism,
+            reset_delay=reset_delay,
+            learn_beta=learn_beta,
+            learn_threshold=learn_threshold,
+        )
+        # snnTorch's registry keeps every neuron alive for ever; it serves hidden states, which we do not have
+        snn.SpikingNeuron.instances.remove(self)
+        self.input_scale = float(input_scale)
+
+    def trace(self, currents: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param currents: input currents, shape (T, B, \\*)
+        :return: spikes (0 or 1) and membranes after each step, both (T, B, \\*). The membrane of a step is the one
+            before a delayed reset and after an immediate one.
+        """
+        if self.input_scale != 1.0:
+            currents = currents * self.input_scale
+        return leaky_window(
+            currents,
+            _Bounded.apply(self.beta, 0.0, 1.0),
+            _Bounded.apply(self.threshold, 0.0, float("inf")),
+            self.spike_grad,
+            self.reset_mechanism,
+            self.reset_delay,
+        )
+
+    def forward(self, currents: th.Tensor) -> th.Tensor:
+        """
+        :param currents: input currents, shape (T, B, \\*)
+        :return: spikes (0 or 1), shape (T, B, \\*)
+        """
+        return self.trace(currents)[0]
+
+    def extra_repr(self) -> str:
+        return (
+            f"beta={self.beta.item():.4g}, threshold={self.threshold.item():.4g}, "
+            f"{self.spike_grad.name}({'' if self.spike_grad.slope is None else self.spike_grad.slope}), "
+            f"reset={self.reset_mechanism}{', delayed' if self.reset_delay else ''}, input_scale={self.input_scale:.4g}"
+        )

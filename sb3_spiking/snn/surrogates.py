@@ -1,0 +1,58 @@
+"""Surrogate gradients by name, so that a network's settings stay plain numbers and strings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import snntorch.surrogate
+import torch as th
+
+
+class SurrogateFactory(NamedTuple):
+    """
+    An entry of :data:`SURROGATES`.
+
+    :param make: builds snnTorch's function; takes the steepness if the surrogate has one
+    :param default_slope: snnTorch's default steepness, or None for a surrogate without one
+    """
+
+    make: Callable[..., Callable[[th.Tensor], th.Tensor]]
+    default_slope: float | None = None
+
+
+# snnTorch's deterministic surrogates. ``slope`` is the first steepness parameter of each: ``slope`` itself,
+# or ``alpha`` for atan; what else a surrogate takes stays at snnTorch's default. Left out are the random SSO,
+# LSO (it calls SSO's operator in snnTorch 1.0) and custom_surrogate (a function cannot be saved as a setting).
+SURROGATES: dict[str, SurrogateFactory] = {
+    "fast_sigmoid": SurrogateFactory(lambda slope: snntorch.surrogate.fast_sigmoid(slope=slope), 25.0),
+    "atan": SurrogateFactory(lambda slope: snntorch.surrogate.atan(alpha=slope), 2.0),
+    "sigmoid": SurrogateFactory(lambda slope: snntorch.surrogate.sigmoid(slope=slope), 25.0),
+    "SFS": SurrogateFactory(lambda slope: snntorch.surrogate.SFS(slope=slope), 25.0),
+    "spike_rate_escape": SurrogateFactory(lambda slope: snntorch.surrogate.spike_rate_escape(slope=slope), 25.0),
+    "triangular": SurrogateFactory(lambda: snntorch.surrogate.triangular()),
+    "heaviside": SurrogateFactory(lambda: snntorch.surrogate.heaviside()),
+    "straight_through_estimator": SurrogateFactory(lambda: snntorch.surrogate.straight_through_estimator()),
+}
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """
+    The Heaviside step with a surrogate gradient from :data:`SURROGATES`, named rather than enclosed: snnTorch's own
+    surrogates are closures, which cannot be pickled.
+
+    :param name: a key of :data:`SURROGATES`
+    :param slope: steepness, None for a surrogate without one
+    """
+
+    name: str
+    slope: float | None = None
+
+    def __call__(self, membrane_over_threshold: th.Tensor) -> th.Tensor:
+        """
+        :param membrane_over_threshold: ``U - threshold``, any shape
+        :return: 1 where it is positive, else 0, same shape, float32
+        """
+        make = SURROGATES[self.name].make
+        spike_grad = make() if self.slope is None else make(self.slope)
+        return spike_grad(membrane_over_threshold)
