@@ -1,5 +1,9 @@
 """Deep spiking Q-networks, trained directly with surrogate gradients, as a policy for Stable-Baselines3's DQN."""
 
+import sys
+from typing import Any
+
+from sb3_spiking.callbacks import SpikeMonitor
 from sb3_spiking.extractors import SpikingCombinedExtractor, SpikingMLP, SpikingNatureCNN
 from sb3_spiking.policies import SpikingPolicy, SpikingQNetwork
 from sb3_spiking.settings import PRESETS, SpikingSettings
@@ -8,6 +12,7 @@ from sb3_spiking.snn import Leaky
 __all__ = [
     "PRESETS",
     "Leaky",
+    "SpikeMonitor",
     "SpikingCombinedExtractor",
     "SpikingMLP",
     "SpikingNatureCNN",
@@ -15,3 +20,18 @@ __all__ = [
     "SpikingQNetwork",
     "SpikingSettings",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "hyperparams":  # the attribute that RL Zoo's -conf sb3_spiking reads
+        from sb3_spiking.zoo import load_hyperparams
+
+        return load_hyperparams()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+if "rl_zoo3" in sys.modules:
+    # Spiking settings join -optimize, wherever the hyperparameters come from
+    from sb3_spiking.zoo import register_search
+
+    register_search()

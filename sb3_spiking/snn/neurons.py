@@ -74,29 +74,29 @@ class Leaky(snn.Leaky):
         snn.SpikingNeuron.instances.remove(self)
         self.input_scale = float(input_scale)
 
-    def trace(self, currents: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    def forward(self, currents: th.Tensor) -> th.Tensor:
         """
         :param currents: input currents, shape (T, B, \\*)
-        :return: spikes (0 or 1) and membranes after each step, both (T, B, \\*). The membrane of a step is the one
-            before a delayed reset and after an immediate one.
+        :return: spikes (0 or 1), shape (T, B, \\*)
         """
-        if self.input_scale != 1.0:
-            currents = currents * self.input_scale
+        return th.stack(self._run(currents)[0])
+
+    def membranes(self, currents: th.Tensor) -> th.Tensor:
+        """
+        :param currents: input currents, shape (T, B, \\*)
+        :return: membranes after each step, before a delayed reset and after an immediate one, shape (T, B, \\*)
+        """
+        return th.stack(self._run(currents)[1])
+
+    def _run(self, currents: th.Tensor) -> tuple[list[th.Tensor], list[th.Tensor]]:
         return leaky_window(
-            currents,
+            currents if self.input_scale == 1.0 else currents * self.input_scale,
             _Bounded.apply(self.beta, 0.0, 1.0),
             _Bounded.apply(self.threshold, 0.0, float("inf")),
             self.spike_grad,
             self.reset_mechanism,
             self.reset_delay,
         )
-
-    def forward(self, currents: th.Tensor) -> th.Tensor:
-        """
-        :param currents: input currents, shape (T, B, \\*)
-        :return: spikes (0 or 1), shape (T, B, \\*)
-        """
-        return self.trace(currents)[0]
 
     def extra_repr(self) -> str:
         return (

@@ -39,17 +39,17 @@ def spike(window: th.Tensor, linear: nn.Module, neuron: Leaky) -> th.Tensor:
 
 def max_membrane(window: th.Tensor, linear: nn.Module, neuron: Leaky) -> th.Tensor:
     """The highest membrane of output neurons that do not fire: Chen et al. 2022 (arXiv 2201.09754)."""
-    return neuron.trace(linear(window))[1].amax(dim=0)
+    return neuron.membranes(linear(window)).amax(dim=0)
 
 
 def mean_membrane(window: th.Tensor, linear: nn.Module, neuron: Leaky) -> th.Tensor:
     """The mean membrane of output neurons that do not fire."""
-    return neuron.trace(linear(window))[1].mean(dim=0)
+    return neuron.membranes(linear(window)).mean(dim=0)
 
 
 def last_membrane(window: th.Tensor, linear: nn.Module, neuron: Leaky) -> th.Tensor:
     """The membrane of output neurons that do not fire, after the last step."""
-    return neuron.trace(linear(window))[1][-1]
+    return neuron.membranes(linear(window))[-1]
 
 
 # A membrane that is read and never reset integrates without firing

@@ -12,7 +12,7 @@ def leaky_window(
     spike_grad: Callable[[th.Tensor], th.Tensor],
     reset_mechanism: str,
     reset_delay: bool,
-) -> tuple[th.Tensor, th.Tensor]:
+) -> tuple[list[th.Tensor], list[th.Tensor]]:
     """
     ``snntorch.Leaky`` stepped over a window, membranes starting at zero:
 
@@ -22,21 +22,25 @@ def leaky_window(
 
     :param currents: input currents, shape (T, B, \\*)
     :param beta: membrane decay per step, in [0, 1]
-    :param threshold: firing threshold
+    :param threshold: firing threshold, at least 0
     :param spike_grad: Heaviside step of ``U - threshold`` with a surrogate gradient
     :param reset_mechanism: ``"subtract"``, ``"zero"`` or ``"none"``
     :param reset_delay: reset at the next step (True) or in the step of the spike (False)
-    :return: spikes and membranes, both of shape (T, B, \\*) and of the currents' dtype
+    :return: for each of the T steps, the spikes and the membranes after it, shape (B, \\*), in the currents' dtype
     """
     membrane = th.zeros_like(currents[0])
+    spike = membrane
     spikes, membranes = [], []
     for current in currents:
-        # The reset due from the previous step. Without delay it is the one left over when a membrane
-        # above twice the threshold lost one threshold and is still above it.
-        due = (membrane > threshold).to(currents.dtype)
+        # The reset that is due from the step before. Without delay there is only what subtracting left over: a
+        # membrane that was above twice the threshold is above it still, and is not reset a second time.
+        if reset_delay:
+            due = spike.detach()
+        elif reset_mechanism == "subtract":
+            due = (membrane > threshold).to(currents.dtype)
         if reset_mechanism == "subtract":
             membrane = beta * membrane + current - due * threshold
-        elif reset_mechanism == "zero":
+        elif reset_mechanism == "zero" and reset_delay:
             membrane = beta * ((1 - due) * membrane) + current
         else:
             membrane = beta * membrane + current
@@ -45,7 +49,7 @@ def leaky_window(
             if reset_mechanism == "subtract":
                 membrane = membrane - (spike - due) * threshold
             elif reset_mechanism == "zero":
-                membrane = membrane - (spike - due) * membrane
+                membrane = membrane - spike * membrane
         spikes.append(spike)
         membranes.append(membrane)
-    return th.stack(spikes), th.stack(membranes)
+    return spikes, membranes

@@ -1,0 +1,120 @@
+"""What spikes and what does not, in SB3's logger."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.utils import obs_as_tensor
+
+from sb3_spiking.snn.neurons import Leaky
+
+
+class SpikeCounts(NamedTuple):
+    """
+    Spikes of one layer over a batch.
+
+    :param counts: spikes of each neuron over the batch and the window, shape of the layer
+    :param steps: simulation steps that these are out of: observations times steps of the window
+    """
+
+    counts: th.Tensor
+    steps: int
+
+
+def spike_counts(policy: BasePolicy, observations: PyTorchObs) -> list[SpikeCounts]:
+    """
+    :param policy: a policy with spiking layers
+    :param observations: a batch as the policy takes it, shape (B, \\*)
+    :return: the spikes of each layer that fires in choosing an action, from the input to the output
+    """
+    layers: list[SpikeCounts] = []
+
+    def count(neuron: Leaky, inputs: Any, spikes: th.Tensor) -> None:
+        layers.append(SpikeCounts(spikes.sum(dim=(0, 1)), spikes.shape[0] * spikes.shape[1]))
+
+    hooks = [module.register_forward_hook(count) for module in policy.modules() if isinstance(module, Leaky)]
+    devices = [policy.device] if policy.device.type == "cuda" else []
+    try:
+        with th.no_grad(), th.random.fork_rng(devices):
+            policy._predict(observations, deterministic=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return layers
+
+
+class SpikeMonitor(BaseCallback):
+    """
+    Logs for each spiking layer, over a batch of stored observations and a whole window:
+
+    * ``firing_rate/layer_i``: mean spikes per neuron and step, in [0, 1];
+    * ``silent_neurons/layer_i``: share of the neurons without any spike;
+    * ``saturated_neurons/layer_i``: share of the neurons with a spike at every step.
+
+    A layer that is silent for ``patience`` batches in a row gets one warning. The batch is drawn without touching the random
+    generators of the training, so that a run is the same with and without this callback.
+
+    :param log_freq: calls of ``env.step()`` between two batches, at least
+    :param batch_size: observations in a batch
+    :param patience: batches without any spike before the warning
+    :param verbose: as of every callback
+    """
+
+    def __init__(self, log_freq: int = 1000, batch_size: int = 32, patience: int = 10, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        for name, value in (("log_freq", log_freq), ("batch_size", batch_size), ("patience", patience)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: expected a whole number of at least 1")
+        self.log_freq = log_freq
+        self.batch_size = batch_size
+        self.patience = patience
+
+    def _init_callback(self) -> None:
+        if not any(isinstance(module, Leaky) for module in self.model.policy.modules()):
+            raise ValueError(f"SpikeMonitor: there is no spiking layer in {type(self.model.policy).__name__}")
+        self._last_logged = 0
+        self._silent_batches: dict[str, int] = {}
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self.n_calls - self._last_logged >= self.log_freq:
+            self._last_logged = self.n_calls
+            self._log(spike_counts(self.model.policy, self._observations()))
+
+    def _observations(self) -> PyTorchObs:
+        """A batch of stored observations, shape (B, \\*)."""
+        if isinstance(self.model, OffPolicyAlgorithm):
+            assert self.model.replay_buffer is not None
+            state = np.random.get_state()
+            samples = self.model.replay_buffer.sample(self.batch_size, env=self.model.get_vec_normalize_env())
+            np.random.set_state(state)
+            return samples.observations
+        assert isinstance(self.model, OnPolicyAlgorithm)
+        stored = self.model.rollout_buffer.observations  # (steps, environments, *)
+        steps, environments = self.model.rollout_buffer.buffer_size, self.model.rollout_buffer.n_envs
+        rows = np.random.default_rng(self.n_calls).integers((steps, environments), size=(self.batch_size, 2)).T
+        if isinstance(stored, dict):
+            return obs_as_tensor({key: array[tuple(rows)] for key, array in stored.items()}, self.model.device)
+        return obs_as_tensor(stored[tuple(rows)], self.model.device)
+
+    def _log(self, layers: list[SpikeCounts]) -> None:
+        for number, (counts, steps) in enumerate(layers, start=1):
+            name = f"layer_{number}"
+            rate = counts.mean().item() / steps
+            self.logger.record(f"firing_rate/{name}", rate)
+            self.logger.record(f"silent_neurons/{name}", (counts == 0).float().mean().item())
+            self.logger.record(f"saturated_neurons/{name}", (counts == steps).float().mean().item())
+            self._silent_batches[name] = 0 if rate > 0 else self._silent_batches.get(name, 0) + 1
+            if self._silent_batches[name] == self.patience:
+                self.logger.warn(
+                    f"{name} of the spiking network has not fired once in {self.patience} batches in a row: what lies "
+                    "behind it sees nothing of the input. Larger currents (input_scale), a lower threshold, a higher "
+                    "beta or a shallower surrogate (slope) wake it up."
+                )

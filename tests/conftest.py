@@ -1,0 +1,69 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.envs import FakeImageEnv
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    th.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    th.manual_seed(0)
+    np.random.seed(0)
+
+
+class DictEnv(gym.Env):
+    """An image, a vector and a discrete observation; random, 20 steps an episode."""
+
+    observation_space = spaces.Dict(
+        {
+            "image": spaces.Box(0, 255, (1, 36, 36), np.uint8),
+            "state": spaces.Box(-np.inf, np.inf, (2, 3), np.float32),
+            "mode": spaces.Discrete(3),
+        }
+    )
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.count = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.count += 1
+        return self.observation_space.sample(), float(action), False, self.count == 20, {}
+
+
+class GridEnv(DictEnv):
+    """A grid of 10x10 boolean planes, channels last, as MinAtar's."""
+
+    observation_space = spaces.Box(0, 1, (10, 10, 4), bool)
+
+
+def image_env(channel_first=False):
+    return FakeImageEnv(
+        action_dim=3, screen_height=36, screen_width=36, n_channels=1, discrete=True, channel_first=channel_first
+    )
+
+
+# An environment of each kind of observation, and settings that make a small network of it
+ENVIRONMENTS = {
+    "vector": (lambda: gym.make("CartPole-v1"), {"net_arch": [16, 16]}),
+    "image": (image_env, {"features_dim": 16}),
+    "dict": (DictEnv, {"features_dim": 8, "net_arch": [16]}),
+    "grid": (GridEnv, {"conv_layers": [(4, 3, 1)], "layout": "hwc", "features_dim": 16}),
+}
+
+
+@pytest.fixture(params=ENVIRONMENTS)
+def small(request):
+    """A function that makes an environment, and settings of a small network for it."""
+    make, settings = ENVIRONMENTS[request.param]
+    return make, {"num_steps": 3, **settings}
