@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.envs import FakeImageEnv
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -47,16 +46,16 @@ class GridEnv(DictEnv):
     observation_space = spaces.Box(0, 1, (10, 10, 4), bool)
 
 
-def image_env(channel_first=False):
-    return FakeImageEnv(
-        action_dim=3, screen_height=36, screen_width=36, n_channels=1, discrete=True, channel_first=channel_first
-    )
+class ImageEnv(DictEnv):
+    """Images with channels last, which SB3 transposes."""
+
+    observation_space = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 
 
 # An environment of each kind of observation, and settings that make a small network of it
 ENVIRONMENTS = {
     "vector": (lambda: gym.make("CartPole-v1"), {"net_arch": [16, 16]}),
-    "image": (image_env, {"features_dim": 16}),
+    "image": (ImageEnv, {"features_dim": 16}),
     "dict": (DictEnv, {"features_dim": 8, "net_arch": [16]}),
     "grid": (GridEnv, {"conv_layers": [(4, 3, 1)], "layout": "hwc", "features_dim": 16}),
 }

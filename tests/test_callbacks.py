@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import HumanOutputFormat, Logger
+
+from sb3_spiking import SpikeMonitor, SpikingMLP, SpikingPolicy
+from sb3_spiking.callbacks import spike_counts
+
+TRAINING = {"learning_starts": 50, "buffer_size": 1000, "train_freq": 4, "batch_size": 4}
+
+
+class Recorder(Logger):
+    """Keeps every record and warning."""
+
+    def __init__(self):
+        super().__init__(folder=None, output_formats=[])
+        self.records, self.warnings = {}, []
+
+    def record(self, key, value, exclude=None):
+        self.records.setdefault(key, []).append(value)
+
+    def warn(self, *args):
+        self.warnings.append(" ".join(args))
+
+
+def monitored(policy_kwargs, steps=400, **kwargs):
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs=policy_kwargs, seed=0, **TRAINING)
+    model.set_logger(Recorder())
+    model.learn(steps, callback=SpikeMonitor(log_freq=20, **kwargs))
+    return model
+
+
+def with_bias(model, layer, bias):
+    connection = model.q_net.features_extractor.dense[layer].connection
+    with th.no_grad():
+        connection.weight.zero_()
+        connection.bias.copy_(th.tensor(bias))
+
+
+def test_counts_by_hand():
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"num_steps": 4, "net_arch": [3, 2]})
+    # currents of 2 fire at every step but the one after... the delayed reset takes the membrane, not the step
+    with_bias(model, 0, [2.0, 0.0, 0.8])
+    with_bias(model, 1, [-1.0, 5.0])
+    layers = spike_counts(model.policy, th.zeros(6, 4))
+    # of 6 observations times 4 steps; 0.8 reaches 1.2 at steps 2 and 4
+    assert [(layer.counts.tolist(), layer.steps) for layer in layers] == [([24, 0, 12], 24), ([0, 24], 24)]
+
+
+def test_logs_rate_silence_and_saturation():
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"num_steps": 4, "net_arch": [3, 2]}, **TRAINING | {"learning_starts": 900})
+    with_bias(model, 0, [2.0, 0.0, 0.8])
+    with_bias(model, 1, [-1.0, 5.0])
+    model.set_logger(Recorder())
+    model.learn(60, callback=SpikeMonitor(log_freq=20))
+    records = model.logger.records
+    assert records["firing_rate/layer_1"] == pytest.approx([0.5] * 3)
+    assert records["silent_neurons/layer_1"] == pytest.approx([1 / 3] * 3)
+    assert records["saturated_neurons/layer_1"] == pytest.approx([1 / 3] * 3)
+    assert records["firing_rate/layer_2"] == pytest.approx([0.5] * 3)
+    assert records["silent_neurons/layer_2"] == records["saturated_neurons/layer_2"] == pytest.approx([0.5] * 3)
+    assert not model.logger.warnings
+
+
+def test_a_silent_layer_gets_one_warning():
+    logger = monitored({"net_arch": [8, 8], "threshold": [1.0, 1e6]}, patience=5).logger
+    assert logger.records["firing_rate/layer_2"] == [0.0] * 20
+    (warning,) = logger.warnings
+    assert warning.startswith("layer_2 of the spiking network has not fired once in 5 batches in a row")
+
+
+def test_output_neurons_count_only_where_they_fire():
+    assert "firing_rate/layer_3" in monitored({"net_arch": [8, 8], "readout": "spike"}, 100).logger.records
+    assert "firing_rate/layer_3" not in monitored({"net_arch": [8, 8], "readout": "last_membrane"}, 100).logger.records
+
+
+@pytest.mark.parametrize("encoding", ["direct", "poisson"])
+def test_does_not_change_the_training(small, encoding):
+    make, settings = small
+    parameters = []
+    for callback in (None, SpikeMonitor(log_freq=5)):
+        env = make_vec_env(make, n_envs=2, seed=0)
+        model = DQN(SpikingPolicy, env, policy_kwargs={**settings, "encoding": encoding}, seed=0, **TRAINING)
+        parameters.append(list(model.learn(120, callback=callback).q_net.parameters()))
+    assert all(th.equal(*pair) for pair in zip(*parameters, strict=True))
+
+
+def test_serves_other_algorithms(capsys):
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, policy_kwargs={"features_extractor_class": SpikingMLP})
+    model.set_logger(Logger(None, [HumanOutputFormat(__import__("sys").stdout)]))
+    model.learn(64, callback=SpikeMonitor(log_freq=10))
+    assert "firing_rate/" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("setting", ["log_freq", "batch_size", "patience"])
+def test_wrong_settings(setting):
+    with pytest.raises(ValueError, match=f"{setting}=0: expected a whole number of at least 1"):
+        SpikeMonitor(**{setting: 0})
+
+
+def test_a_policy_without_spikes():
+    with pytest.raises(ValueError, match="there is no spiking layer in DQNPolicy"):
+        DQN("MlpPolicy", "CartPole-v1").learn(10, callback=SpikeMonitor())
+
+
+def test_observations_come_from_the_replay():
+    model = monitored({"net_arch": [8]}, 100)
+    monitor = SpikeMonitor(batch_size=16)
+    monitor.init_callback(model)
+    state = np.random.get_state()[1].copy()
+    batch = monitor._observations()
+    assert (np.random.get_state()[1] == state).all()
+    stored = model.replay_buffer.observations[:100, 0]
+    assert all((row.numpy() == stored).all(axis=1).any() for row in batch)

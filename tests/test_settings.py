@@ -1,0 +1,93 @@
+import json
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from sb3_spiking import PRESETS, SpikingSettings
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_steps": 0}, r"num_steps=0: expected a whole number of simulation steps, at least 1"),
+        ({"num_steps": 2.5}, r"num_steps=2.5: expected a whole number"),
+        ({"num_steps": True}, r"num_steps=True: expected a whole number"),
+        ({"beta": 1.5}, r"beta=1.5: expected a number from 0 to 1"),
+        ({"beta": -0.1}, r"beta=-0.1: expected a number from 0 to 1"),
+        ({"beta": [0.5, 2.0]}, r"beta=\(0.5, 2.0\): expected a number from 0 to 1, or a list"),
+        ({"beta": []}, r"beta=\(\)"),
+        ({"beta": "high"}, r"beta='high': expected a number"),
+        ({"threshold": 0}, r"threshold=0: expected a number above 0"),
+        ({"threshold": float("nan")}, r"threshold=nan: expected a number above 0"),
+        ({"input_scale": -1}, r"input_scale=-1: expected a number above 0"),
+        ({"slope": -5}, r"slope=-5: expected a number above 0"),
+        ({"spike_grad": "triangular", "slope": 5}, r"slope=5: the surrogate 'triangular' has no slope"),
+        ({"spike_grad": "relu"}, r"spike_grad='relu': expected one of 'fast_sigmoid', 'atan'"),
+        ({"reset_mechanism": "hard"}, r"reset_mechanism='hard': expected one of 'zero', 'subtract', 'none'"),
+        ({"reset_delay": 1}, r"reset_delay=1: expected True or False"),
+        ({"encoding": "latency"}, r"encoding='latency': expected one of 'direct', 'poisson'"),
+        ({"readout": "vote"}, r"readout='vote': expected one of 'rate', 'spike', 'max_membrane'"),
+        ({"conv_layers": [(16, 3)]}, r"conv_layers=\(\(16, 3\),\): expected a list of \(channels, kernel size, stride\)"),
+        ({"conv_layers": 16}, r"conv_layers=16: expected a list"),
+        ({"layout": "nchw"}, r"layout='nchw': expected 'chw'"),
+        ({"features_dim": 0}, r"features_dim=0: expected a whole number"),
+        ({"net_arch": [64, 0]}, r"net_arch=\(64, 0\): expected a list of units"),
+        ({"net_arch": {"pi": [64]}}, r"net_arch=\{'pi': \[64\]\}: expected a list of units"),
+        ({"preset": "liu2021"}, r"preset='liu2021': expected one of 'liu2022', 'liu2022_spike', 'liu2022_if'"),
+        ({"num_step": 4}, r"Unknown setting 'num_step'. Did you mean 'num_steps'\? A spiking network takes: preset, num_steps"),
+    ],
+)
+def test_wrong_settings_say_what_is_wrong(given, message):
+    with pytest.raises(ValueError, match=message):
+        SpikingSettings.resolve(**given)
+
+
+def test_is_a_frozen_record_of_literals():
+    settings = SpikingSettings.resolve(preset="liu2022", beta=[0.5, 0.9], net_arch=[64, 64])
+    with pytest.raises(FrozenInstanceError):
+        settings.num_steps = 3
+    assert SpikingSettings.resolve(**json.loads(json.dumps(settings.as_dict()))) == settings
+
+
+def test_given_settings_change_a_preset():
+    settings = SpikingSettings.resolve(preset="liu2022", num_steps=4, beta=0.9)
+    assert (settings.num_steps, settings.beta, settings.input_scale) == (4, 0.9, 0.5)
+
+
+def test_none_is_the_default():
+    assert SpikingSettings.resolve(beta=None, net_arch=None) == SpikingSettings()
+
+
+@pytest.mark.parametrize(
+    ("given", "slope"),
+    [
+        ({}, 25.0),
+        ({"spike_grad": "atan"}, 2.0),
+        ({"spike_grad": "heaviside"}, None),
+        ({"preset": "liu2022"}, 2.0),
+        # the slope of another surrogate is not that of the preset's arctan
+        ({"preset": "liu2022", "spike_grad": "fast_sigmoid"}, 25.0),
+        ({"spike_grad": ["atan", "fast_sigmoid", "heaviside"]}, (2.0, 25.0, None)),
+        ({"spike_grad": ["atan", "sigmoid"], "slope": 3.0}, (3.0, 3.0)),
+        ({"slope": [1.0, None]}, (1.0, 25.0)),
+    ],
+)
+def test_slope_defaults_to_the_surrogates_own(given, slope):
+    assert SpikingSettings.resolve(**given).slope == slope
+
+
+def test_values_per_layer():
+    settings = SpikingSettings(beta=(0.1, 0.2, 0.3), threshold=2.0, spike_grad=("atan", "fast_sigmoid", "atan"))
+    layers = settings.neurons(3)
+    assert [layer["beta"] for layer in layers] == [0.1, 0.2, 0.3]
+    assert [layer["threshold"] for layer in layers] == [2.0] * 3
+    assert [(layer["spike_grad"], layer["slope"]) for layer in layers] == [("atan", 2.0), ("fast_sigmoid", 25.0), ("atan", 2.0)]
+    with pytest.raises(ValueError, match=r"beta=\(0.1, 0.2, 0.3\) has 3 values: expected one for each of 4 spiking layers"):
+        settings.neurons(4)
+
+
+def test_presets_leave_no_network_setting_to_a_default():
+    # so that a changed default cannot change a paper's network
+    architecture = {"conv_layers", "layout", "features_dim", "net_arch"}
+    for preset in PRESETS.values():
+        assert set(preset) == set(SpikingSettings().as_dict()) - architecture
