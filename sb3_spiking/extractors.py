@@ -40,7 +40,7 @@ class SpikingExtractor(BaseFeaturesExtractor):
     default_net_arch: tuple[int, ...] = ()
 
     def __init__(self, observation_space: gym.Space, normalized_image: bool, settings: SpikingSettings) -> None:
-        assert settings.net_arch is not None and settings.conv_layers is not None
+        assert settings.net_arch is not None
         super().__init__(observation_space, settings.net_arch[-1] if settings.net_arch else settings.features_dim)
         self.settings = settings
         self.normalized_image = normalized_image
@@ -76,9 +76,9 @@ class SpikingExtractor(BaseFeaturesExtractor):
         :return: Leaky settings of each; those of the readout's neurons, if it has some, go to
             ``output_neuron_settings``
         """
-        has_output_neurons = READOUTS[self.settings.readout].neuron is not None
-        neurons = self.settings.neurons(count + has_output_neurons)
-        self.output_neuron_settings = neurons.pop() if has_output_neurons else None
+        readout = READOUTS[self.settings.readout]
+        neurons = self.settings.neurons(count + (readout.neuron is not None))
+        self.output_neuron_settings = None if readout.neuron is None else {**neurons.pop(), **readout.neuron}
         return neurons
 
     def encode(self, observation: th.Tensor, space: gym.Space) -> th.Tensor:
@@ -261,7 +261,8 @@ class SpikingCombinedExtractor(SpikingExtractor):
         return resolved
 
     def window(self, observations: PyTorchObs) -> th.Tensor:
-        assert isinstance(observations, dict) and isinstance(self._observation_space, spaces.Dict)
+        assert isinstance(observations, dict)
+        assert isinstance(self._observation_space, spaces.Dict)
         parts = []
         for key, space in self._observation_space.spaces.items():
             if key in self.cnns:

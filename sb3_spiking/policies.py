@@ -51,10 +51,8 @@ class SpikingQNetwork(QNetwork):
             net_arch=[],  # the dense layers are part of the body
             normalize_images=normalize_images,
         )
-        self.output_neuron: Leaky | None = None
-        readout = READOUTS[features_extractor.settings.readout]
-        if readout.neuron is not None:
-            self.output_neuron = Leaky(**{**features_extractor.output_neuron_settings, **readout.neuron})
+        neuron = features_extractor.output_neuron_settings
+        self.output_neuron = None if neuron is None else Leaky(**neuron)
 
     @property
     def settings(self) -> SpikingSettings:
@@ -120,7 +118,8 @@ class SpikingPolicy(DQNPolicy):
         if activation_fn is not None:
             warnings.warn(
                 f"activation_fn={activation_fn.__name__} has no effect: the units of a spiking network are Leaky neurons, "
-                "set by beta, threshold, spike_grad and the like"
+                "set by beta, threshold, spike_grad and the like",
+                stacklevel=2,
             )
         # Settings may also stand where SB3's users put a features extractor's arguments
         extractor_kwargs = dict(features_extractor_kwargs or {})

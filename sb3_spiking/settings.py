@@ -97,7 +97,7 @@ class SpikingSettings:
         names = (names,) * count if isinstance(names, str) else names
         slopes = slopes if isinstance(slopes, tuple) else (slopes,) * count
         if len(slopes) != len(names):
-            raise ValueError(f"slope has {len(slopes)} values and spike_grad {len(names)}: expected one for each spiking layer")
+            raise ValueError(f"slope has {len(slopes)} values, spike_grad {len(names)}: expected one for each spiking layer")
         return tuple(_surrogate_slope(name, slope) for name, slope in zip(names, slopes, strict=True))
 
     @classmethod
@@ -186,6 +186,10 @@ def _is_units(value: Any) -> bool:
     return isinstance(value, tuple) and all(_is_int(units) for units in value)
 
 
+def _is_conv_layers(value: Any) -> bool:
+    return isinstance(value, tuple) and all(_is_units(layer) and len(layer) == 3 for layer in value)
+
+
 def _choice(choices: Mapping[str, Any] | tuple[str, ...]) -> _Rule:
     return _Rule(lambda value: isinstance(value, str) and value in choices, _one_of(choices))
 
@@ -207,7 +211,7 @@ _RULES: dict[str, _Rule] = {
     "encoding": _choice(ENCODINGS),
     "readout": _choice(READOUTS),
     "conv_layers": _Rule(
-        lambda value: value is None or (isinstance(value, tuple) and all(_is_units(each) and len(each) == 3 for each in value)),
+        lambda value: value is None or _is_conv_layers(value),
         "a list of (channels, kernel size, stride), whole numbers of at least 1",
     ),
     "layout": _Rule(lambda value: value in (None, "chw", "hwc"), "'chw' (channels first) or 'hwc' (channels last)"),

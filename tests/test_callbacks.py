@@ -41,7 +41,7 @@ def with_bias(model, layer, bias):
 
 def test_counts_by_hand():
     model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"num_steps": 4, "net_arch": [3, 2]})
-    # currents of 2 fire at every step but the one after... the delayed reset takes the membrane, not the step
+    # a current of 2 fires at every step: the reset takes the membrane, not the current
     with_bias(model, 0, [2.0, 0.0, 0.8])
     with_bias(model, 1, [-1.0, 5.0])
     layers = spike_counts(model.policy, th.zeros(6, 4))
@@ -50,7 +50,8 @@ def test_counts_by_hand():
 
 
 def test_logs_rate_silence_and_saturation():
-    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"num_steps": 4, "net_arch": [3, 2]}, **TRAINING | {"learning_starts": 900})
+    settings = {"num_steps": 4, "net_arch": [3, 2]}
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs=settings, learning_starts=900, buffer_size=1000)
     with_bias(model, 0, [2.0, 0.0, 0.8])
     with_bias(model, 1, [-1.0, 5.0])
     model.set_logger(Recorder())

@@ -136,7 +136,9 @@ def test_paper_network_by_its_formulas():
         th.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6 * theirs.abs().max().item())
 
 
-@pytest.mark.parametrize(("preset", "beta", "scale", "readout"), [("liu2022_spike", 0.5, 0.5, "spike"), ("liu2022_if", 1, 1, "rate")])
+@pytest.mark.parametrize(
+    ("preset", "beta", "scale", "readout"), [("liu2022_spike", 0.5, 0.5, "spike"), ("liu2022_if", 1, 1, "rate")]
+)
 def test_ablations_of_the_paper(preset, beta, scale, readout):
     policy = SpikingPolicy(spaces.Box(0, 255, (4, 84, 84), np.uint8), spaces.Discrete(4), lambda _: 1e-4, preset=preset)
     neurons = [module for module in policy.q_net.modules() if isinstance(module, Leaky)]
