@@ -149,6 +149,27 @@ def test_ablations_of_the_paper(preset, beta, scale, readout):
         assert th.equal((values * 64).round(), values * 64)
 
 
+@pytest.mark.parametrize(
+    ("space", "inputs", "poisson_inputs"),
+    [
+        (spaces.Discrete(5), 5, 5),
+        (spaces.MultiDiscrete([2, 3]), 5, 5),
+        (spaces.MultiBinary((2, 3)), 6, 6),
+        (spaces.Box(0, 1, (2, 2)), 4, 4),
+        (spaces.Box(-1, 1, (2, 2)), 4, 8),
+        (spaces.Box(0, np.inf, (3,)), 3, 6),
+        (spaces.Box(0, 255, (36, 36), np.uint8), 1296, 2592),  # no image to SB3, so not divided by 255
+    ],
+    ids=str,
+)
+def test_inputs_of_every_space(space, inputs, poisson_inputs):
+    for encoding, expected in (("direct", inputs), ("poisson", poisson_inputs)):
+        policy = SpikingPolicy(space, spaces.Discrete(2), lambda _: 1e-4, net_arch=[4], encoding=encoding)
+        assert policy.q_net.features_extractor.dense[0].connection.in_features == expected
+        action, _ = policy.predict(space.sample())
+        assert action in (0, 1)
+
+
 @pytest.mark.parametrize("readout", READOUTS)
 @pytest.mark.parametrize("encoding", ["direct", "poisson"])
 def test_every_coding_trains(small, readout, encoding):
@@ -387,6 +408,18 @@ def test_a_saved_agent_outlives_its_defaults(changed, monkeypatch, tmp_path):
             assert th.equal(q_values(again, observation), q_values(loaded, observation))
             loaded.policy.save(tmp_path / "policy.pt")
             assert SpikingPolicy.load(tmp_path / "policy.pt").settings == settings
+
+
+def test_a_bodys_default_layers_may_change_too(monkeypatch):
+    model = DQN(SpikingPolicy, "CartPole-v1")
+    observation, file = observation_of(model), io.BytesIO()
+    model.save(file)
+    monkeypatch.setattr(SpikingMLP, "default_net_arch", (32,))
+    assert DQN(SpikingPolicy, "CartPole-v1").policy.settings.net_arch == (32,)
+    file.seek(0)
+    loaded = DQN.load(file)
+    assert loaded.policy.settings.net_arch == (256, 256)
+    assert th.equal(q_values(loaded, observation), q_values(model, observation))
 
 
 def test_a_preset_that_changes_does_not_change_an_agent(monkeypatch):
