@@ -202,7 +202,7 @@ def test_every_entry_names_what_exists_and_builds(module):
         if env == "atari" or "NoFrameskip" in env:
             expected = {**sb3_spiking.PRESETS["liu2022"]}
             if module == "sb3_spiking":
-                expected |= {"spike_grad": "fast_sigmoid", "slope": 25}
+                expected |= {"spike_grad": "fast_sigmoid", "slope": 2}
             assert {name: getattr(settings, name) for name in expected} == expected
 
 

@@ -1,0 +1,81 @@
+"""
+Does the network of Liu et al. 2022 come alive on Breakout? Firing rates of its four layers before and after a few hundred
+updates, for several surrogate gradients: the table of docs/results.md.
+
+    python benchmarks/breakout_firing.py --folder logs/breakout_firing
+
+Each line is one RL Zoo command, whose firing rates are those that sb3_spiking.SpikeMonitor wrote to TensorBoard.
+"""
+
+import argparse
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import torch as th
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tqdm import tqdm
+
+SURROGATES = {
+    "arctan, alpha 2 (the paper's)": "preset='liu2022'",
+    "fast sigmoid, slope 25": "preset='liu2022',spike_grad='fast_sigmoid',slope=25",
+    "fast sigmoid, slope 5": "preset='liu2022',spike_grad='fast_sigmoid',slope=5",
+    "fast sigmoid, slope 2": "preset='liu2022',spike_grad='fast_sigmoid',slope=2",
+}
+MONITOR = "callback:[{'sb3_spiking.SpikeMonitor':dict(log_freq=100)}]"
+
+
+def train(settings: str, folder: Path, args: argparse.Namespace) -> None:
+    """One RL Zoo run; its output goes to train.log."""
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-m", "rl_zoo3.train", "--algo", "dqn", "--env", "BreakoutNoFrameskip-v4"]
+    command += ["-conf", "sb3_spiking", "-f", str(folder), "--tensorboard-log", str(folder / "tb"), "--seed", "0"]
+    command += ["-n", str(args.steps), "--num-threads", str(args.num_threads)]
+    command += ["-params", f"learning_starts:{args.learning_starts}", MONITOR]
+    command += [f"policy_kwargs:dict({settings},num_steps={args.num_steps})"]
+    with (folder / "train.log").open("w") as log:
+        result = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT)
+    if result.returncode != 0:
+        raise RuntimeError(f"failed, see {folder / 'train.log'}: {' '.join(command)}")
+
+
+def firing_rates(folder: Path) -> tuple[list[float], list[float]]:
+    """Firing rates of the layers, the first and the last that were logged."""
+    (events,) = (folder / "tb").rglob("events*")
+    log = EventAccumulator(str(events)).Reload()
+    layers = sorted(tag for tag in log.Tags()["scalars"] if tag.startswith("firing_rate/"))
+    logged = [[event.value for event in log.Scalars(layer)] for layer in layers]
+    return [rates[0] for rates in logged], [rates[-1] for rates in logged]
+
+
+def percent(rates: list[float]) -> str:
+    return " | ".join(f"{100 * rate:.2g}%" for rate in rates)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("logs/breakout_firing"), help="a new folder for the runs")
+    parser.add_argument("--steps", type=int, default=3000, help="steps in the environment, of 4 frames each")
+    parser.add_argument("--learning-starts", type=int, default=1000, help="steps before the first update")
+    parser.add_argument("--num-steps", type=int, default=64, help="simulation steps of a window")
+    parser.add_argument("--num-threads", type=int, default=2)
+    parser.add_argument("--surrogate", nargs="+", default=list(SURROGATES), choices=list(SURROGATES))
+    args = parser.parse_args()
+
+    lines = []
+    for number, name in enumerate(tqdm(args.surrogate)):
+        folder = args.folder / str(number)
+        train(SURROGATES[name], folder, args)
+        start, end = firing_rates(folder)
+        lines.append(f"| {name} | {percent(start)} | {percent(end)} |")
+    updates = (args.steps - args.learning_starts) // 4
+    print(f"\n{platform.processor() or platform.machine()}, torch {th.__version__}, T = {args.num_steps}\n")
+    layers = [f"layer {layer}" for layer in (1, 2, 3, 4)]
+    print(f"| surrogate | start: {' | '.join(layers)} | after {updates} updates: {' | '.join(layers)} |")
+    print("|---|" + "--:|" * 2 * len(layers))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
