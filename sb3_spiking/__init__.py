@@ -9,6 +9,8 @@ from sb3_spiking.policies import SpikingPolicy, SpikingQNetwork
 from sb3_spiking.settings import PRESETS, SpikingSettings
 from sb3_spiking.snn import Leaky
 
+__version__ = "0.1.0"
+
 __all__ = [
     "PRESETS",
     "Leaky",
