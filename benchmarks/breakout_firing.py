@@ -8,20 +8,20 @@ Each line is one RL Zoo command, whose firing rates are those that sb3_spiking.S
 """
 
 import argparse
-import platform
 import subprocess
 import sys
 from pathlib import Path
 
-import torch as th
+from machine import describe
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
 
+# surrogate and slope; the arctan is the paper's
 SURROGATES = {
-    "arctan, alpha 2 (the paper's)": "preset='liu2022'",
-    "fast sigmoid, slope 25": "preset='liu2022',spike_grad='fast_sigmoid',slope=25",
-    "fast sigmoid, slope 5": "preset='liu2022',spike_grad='fast_sigmoid',slope=5",
-    "fast sigmoid, slope 2": "preset='liu2022',spike_grad='fast_sigmoid',slope=2",
+    "atan-2": "preset='liu2022'",
+    "fast_sigmoid-25": "preset='liu2022',spike_grad='fast_sigmoid',slope=25",
+    "fast_sigmoid-5": "preset='liu2022',spike_grad='fast_sigmoid',slope=5",
+    "fast_sigmoid-2": "preset='liu2022',spike_grad='fast_sigmoid',slope=2",
 }
 MONITOR = "callback:[{'sb3_spiking.SpikeMonitor':dict(log_freq=100)}]"
 
@@ -63,14 +63,17 @@ def main() -> None:
     parser.add_argument("--surrogate", nargs="+", default=list(SURROGATES), choices=list(SURROGATES))
     args = parser.parse_args()
 
+    if args.folder.exists():
+        parser.error(f"--folder {args.folder} exists; expected a new one")
+
     lines = []
-    for number, name in enumerate(tqdm(args.surrogate)):
-        folder = args.folder / str(number)
+    for name in tqdm(args.surrogate):
+        folder = args.folder / name
         train(SURROGATES[name], folder, args)
         start, end = firing_rates(folder)
         lines.append(f"| {name} | {percent(start)} | {percent(end)} |")
     updates = (args.steps - args.learning_starts) // 4
-    print(f"\n{platform.processor() or platform.machine()}, torch {th.__version__}, T = {args.num_steps}\n")
+    print(f"\n{describe()}\nT = {args.num_steps}\n")
     layers = [f"layer {layer}" for layer in (1, 2, 3, 4)]
     print(f"| surrogate | start: {' | '.join(layers)} | after {updates} updates: {' | '.join(layers)} |")
     print("|---|" + "--:|" * 2 * len(layers))

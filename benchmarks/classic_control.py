@@ -10,7 +10,6 @@ Zoo's evaluations during the training, plays 100 episodes.
 
 import argparse
 import csv
-import platform
 import shutil
 import subprocess
 import sys
@@ -19,11 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import gymnasium as gym
 import matplotlib
 import numpy as np
-import stable_baselines3
 import torch as th
+from machine import describe
 from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -137,8 +135,7 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     plot(runs, args.folder, args.folder / "learning_curves.png")
-    versions = f"torch {th.__version__}, stable-baselines3 {stable_baselines3.__version__}, gymnasium {gym.__version__}"
-    print(f"\n{platform.processor() or platform.machine()}, {versions}\n\n{table(rows)}")
+    print(f"\n{describe()}\n\n{table(rows)}")
 
 
 if __name__ == "__main__":
