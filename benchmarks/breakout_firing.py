@@ -1,6 +1,6 @@
 """
-Does the network of Liu et al. 2022 come alive on Breakout? Firing rates of its four layers before and after a few hundred
-updates, for several surrogate gradients: the table of docs/results.md.
+Does a spiking network come alive on Breakout? Firing rates of its four layers before and after a few hundred updates, for
+the network of Liu et al. 2022 and our default for images with several surrogate gradients: a table of docs/results.md.
 
     python benchmarks/breakout_firing.py --folder logs/breakout_firing
 
@@ -16,12 +16,14 @@ from machine import describe
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
 
-# surrogate and slope; the arctan is the paper's
-SURROGATES = {
-    "atan-2": "preset='liu2022'",
-    "fast_sigmoid-25": "preset='liu2022',spike_grad='fast_sigmoid',slope=25",
-    "fast_sigmoid-5": "preset='liu2022',spike_grad='fast_sigmoid',slope=5",
-    "fast_sigmoid-2": "preset='liu2022',spike_grad='fast_sigmoid',slope=2",
+# policy_kwargs, but for num_steps; the arctan is the paper's surrogate
+NETWORKS = {
+    "liu2022": "preset='liu2022'",
+    "liu2022, fast sigmoid 25": "preset='liu2022',spike_grad='fast_sigmoid',slope=25",
+    "liu2022, fast sigmoid 5": "preset='liu2022',spike_grad='fast_sigmoid',slope=5",
+    "liu2022, fast sigmoid 2": "preset='liu2022',spike_grad='fast_sigmoid',slope=2",
+    "default, fast sigmoid 25": "slope=25",
+    "default": "",
 }
 MONITOR = "callback:[{'sb3_spiking.SpikeMonitor':dict(log_freq=100)}]"
 
@@ -33,7 +35,7 @@ def train(settings: str, folder: Path, args: argparse.Namespace) -> None:
     command += ["-conf", "sb3_spiking", "-f", str(folder), "--tensorboard-log", str(folder / "tb"), "--seed", "0"]
     command += ["-n", str(args.steps), "--num-threads", str(args.num_threads)]
     command += ["-params", f"learning_starts:{args.learning_starts}", MONITOR]
-    command += [f"policy_kwargs:dict({settings},num_steps={args.num_steps})"]
+    command += [f"policy_kwargs:dict(num_steps={args.num_steps},{settings})"]
     with (folder / "train.log").open("w") as log:
         result = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT)
     if result.returncode != 0:
@@ -60,22 +62,22 @@ def main() -> None:
     parser.add_argument("--learning-starts", type=int, default=1000, help="steps before the first update")
     parser.add_argument("--num-steps", type=int, default=64, help="simulation steps of a window")
     parser.add_argument("--num-threads", type=int, default=2)
-    parser.add_argument("--surrogate", nargs="+", default=list(SURROGATES), choices=list(SURROGATES))
+    parser.add_argument("--network", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     args = parser.parse_args()
 
     if args.folder.exists():
         parser.error(f"--folder {args.folder} exists; expected a new one")
 
     lines = []
-    for name in tqdm(args.surrogate):
-        folder = args.folder / name
-        train(SURROGATES[name], folder, args)
+    for name in tqdm(args.network):
+        folder = args.folder / name.replace(", ", "_").replace(" ", "_")
+        train(NETWORKS[name], folder, args)
         start, end = firing_rates(folder)
         lines.append(f"| {name} | {percent(start)} | {percent(end)} |")
     updates = (args.steps - args.learning_starts) // 4
     print(f"\n{describe()}\nT = {args.num_steps}\n")
     layers = [f"layer {layer}" for layer in (1, 2, 3, 4)]
-    print(f"| surrogate | start: {' | '.join(layers)} | after {updates} updates: {' | '.join(layers)} |")
+    print(f"| network | start: {' | '.join(layers)} | after {updates} updates: {' | '.join(layers)} |")
     print("|---|" + "--:|" * 2 * len(layers))
     print("\n".join(lines))
 

@@ -1,7 +1,7 @@
 """The spiking bodies: SB3 features extractors made of spiking layers."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -20,13 +20,17 @@ from sb3_spiking.snn.readout import READOUTS
 # The convolutions of Mnih et al. 2015 (Nature 518:529), which Liu et al. 2022 keep: channels, kernel size, stride
 NATURE_CONV_LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
 
+# Deep networks on images start out silent, and a steep surrogate has too little gradient far below the threshold to wake
+# them up: see docs/results.md
+CONVOLUTIONAL_DEFAULTS = {"conv_layers": NATURE_CONV_LAYERS, "slope": 5.0}
+
 
 class SpikingExtractor(BaseFeaturesExtractor):
     """
     Base class of the spiking bodies. The whole window runs layer by layer: :meth:`window` gives the last layer's spikes,
     :meth:`forward` their mean over the window, so that a body serves every SB3 algorithm as its features extractor.
 
-    A subclass fills in what it builds in :meth:`resolve`, builds it in ``__init__`` and runs it in :meth:`window`.
+    A subclass fills in its settings in :meth:`resolve`, builds its layers in ``__init__`` and runs them in :meth:`window`.
 
     The resolved settings travel in the ``state_dict``: loading the state of a network with other settings fails.
 
@@ -36,8 +40,8 @@ class SpikingExtractor(BaseFeaturesExtractor):
     :raises ValueError: for wrong settings, or an observation space that the body does not take
     """
 
-    #: the dense layers after the body, where ``net_arch`` is not given
-    default_net_arch: tuple[int, ...] = ()
+    #: the body's own defaults, which come before those of :class:`~sb3_spiking.settings.SpikingSettings`
+    defaults: ClassVar[dict[str, Any]] = {"conv_layers": (), "net_arch": (256, 256)}
 
     def __init__(self, observation_space: gym.Space, normalized_image: bool, settings: SpikingSettings) -> None:
         assert settings.net_arch is not None
@@ -51,10 +55,7 @@ class SpikingExtractor(BaseFeaturesExtractor):
         :return: the settings with every default filled in
         :raises ValueError: for wrong settings, or an observation space that the body does not take
         """
-        resolved = SpikingSettings.resolve(**settings)
-        if resolved.net_arch is None:
-            resolved = replace(resolved, net_arch=cls.default_net_arch)
-        return replace(resolved, conv_layers=resolved.conv_layers or ())
+        return SpikingSettings.resolve(defaults=cls.defaults, **settings)
 
     def window(self, observations: PyTorchObs) -> th.Tensor:
         """
@@ -128,8 +129,6 @@ class SpikingMLP(SpikingExtractor):
     :param settings: see :class:`SpikingExtractor`
     """
 
-    default_net_arch = (256, 256)
-
     def __init__(self, observation_space: gym.Space, normalized_image: bool = False, **settings: Any) -> None:
         super().__init__(observation_space, normalized_image, self.resolve(observation_space, normalized_image, **settings))
         units = self.settings.net_arch or ()
@@ -163,6 +162,8 @@ class SpikingNatureCNN(SpikingExtractor):
     :param settings: see :class:`SpikingExtractor`
     """
 
+    defaults: ClassVar[dict[str, Any]] = {**CONVOLUTIONAL_DEFAULTS, "net_arch": ()}
+
     def __init__(self, observation_space: gym.Space, normalized_image: bool = False, **settings: Any) -> None:
         super().__init__(observation_space, normalized_image, self.resolve(observation_space, normalized_image, **settings))
         convolutions, net_arch = self.settings.conv_layers or (), self.settings.net_arch or ()
@@ -181,7 +182,7 @@ class SpikingNatureCNN(SpikingExtractor):
 
     @classmethod
     def resolve(cls, observation_space: gym.Space, normalized_image: bool, **settings: Any) -> SpikingSettings:
-        resolved = SpikingSettings.resolve(**settings)
+        resolved = super().resolve(observation_space, normalized_image, **settings)
         if not (isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 3):
             raise ValueError(
                 f"{cls.__name__} takes an image or a grid, a Box of three dimensions; the observation space is "
@@ -195,15 +196,14 @@ class SpikingNatureCNN(SpikingExtractor):
                     f"cannot be told from its shape {observation_space.shape}; expected 'chw' or 'hwc'"
                 )
             layout = "chw" if is_image_space_channels_first(observation_space) else "hwc"
-        convolutions = resolved.conv_layers if resolved.conv_layers is not None else NATURE_CONV_LAYERS
-        net_arch = resolved.net_arch if resolved.net_arch is not None else cls.default_net_arch
+        convolutions = resolved.conv_layers or ()
         _, height, width = _chw(observation_space, layout)
         if min(_conv_output_size(height, width, convolutions)) < 1:
             raise ValueError(
                 f"conv_layers={convolutions!r}: nothing is left of an observation of {height} x {width} after these "
                 "convolutions; expected smaller kernels or strides, for example conv_layers=[(16, 3, 1)] for a 10 x 10 grid"
             )
-        return replace(resolved, layout=layout, conv_layers=convolutions, net_arch=net_arch)
+        return replace(resolved, layout=layout)
 
     def window(self, observations: PyTorchObs) -> th.Tensor:
         assert isinstance(observations, th.Tensor)
@@ -222,8 +222,6 @@ class SpikingCombinedExtractor(SpikingExtractor):
     :param normalized_image: as in SB3's ``CombinedExtractor``
     :param settings: see :class:`SpikingExtractor`
     """
-
-    default_net_arch = (256, 256)
 
     def __init__(self, observation_space: gym.Space, normalized_image: bool = False, **settings: Any) -> None:
         super().__init__(observation_space, normalized_image, self.resolve(observation_space, normalized_image, **settings))
@@ -250,13 +248,11 @@ class SpikingCombinedExtractor(SpikingExtractor):
     def resolve(cls, observation_space: gym.Space, normalized_image: bool, **settings: Any) -> SpikingSettings:
         if not isinstance(observation_space, spaces.Dict):
             raise ValueError(f"{cls.__name__} takes Dict observations; the observation space is {observation_space}")
-        resolved = SpikingSettings.resolve(**settings)
-        if _images(observation_space, normalized_image):
-            if resolved.conv_layers is None:
-                resolved = replace(resolved, conv_layers=NATURE_CONV_LAYERS)
-        elif resolved.conv_layers:
+        has_images = bool(_images(observation_space, normalized_image))
+        defaults = {**cls.defaults, **(CONVOLUTIONAL_DEFAULTS if has_images else {})}
+        resolved = SpikingSettings.resolve(defaults=defaults, **settings)
+        if resolved.conv_layers and not has_images:
             raise ValueError(f"conv_layers={resolved.conv_layers!r}: there is no uint8 image in {observation_space}")
-        resolved = super().resolve(observation_space, normalized_image, **resolved.as_dict())
         _require_dense_layer(resolved)
         return resolved
 

@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from types import MappingProxyType
 from typing import Any
 
 from sb3_spiking.snn.encoding import ENCODINGS
@@ -101,9 +102,15 @@ class SpikingSettings:
         return tuple(_surrogate_slope(name, slope) for name, slope in zip(names, slopes, strict=True))
 
     @classmethod
-    def resolve(cls, *, preset: str | None = None, **given: Any) -> "SpikingSettings":
+    def resolve(
+        cls, *, preset: str | None = None, defaults: Mapping[str, Any] = MappingProxyType({}), **given: Any
+    ) -> "SpikingSettings":
         """
-        :param preset: a key of :data:`PRESETS`, the base that ``given`` changes; None starts from the defaults
+        What is given comes before the preset, the preset before the defaults. A slope belongs to its surrogate: choosing
+        another surrogate drops the slope of the one before.
+
+        :param preset: a key of :data:`PRESETS`
+        :param defaults: settings that come before this class's own defaults
         :param given: settings by name; None stands for the default
         :raises ValueError: for an unknown preset or setting, or a wrong value
         """
@@ -115,10 +122,12 @@ class SpikingSettings:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f" Did you mean {close[0]!r}?" if close else ""
                 raise ValueError(f"Unknown setting {name!r}.{hint} A spiking network takes: preset, {', '.join(known)}")
-        chosen = dict(PRESETS[preset]) if preset is not None else {}
-        if "spike_grad" in given:
-            chosen.pop("slope", None)  # the preset's slope belongs to the preset's surrogate
-        chosen.update((name, value) for name, value in given.items() if value is not None)
+        given = {name: value for name, value in given.items() if value is not None}
+        chosen: dict[str, Any] = {"spike_grad": cls.spike_grad}
+        for layer in (defaults, PRESETS.get(preset or "", {}), given):
+            if layer.get("spike_grad", chosen["spike_grad"]) != chosen["spike_grad"]:
+                chosen.pop("slope", None)
+            chosen.update(layer)
         return cls(**chosen)
 
     def neurons(self, count: int) -> list[dict[str, Any]]:

@@ -373,9 +373,8 @@ def change_defaults(monkeypatch, **changed):
     """What another version of the package would have as defaults."""
     original = SpikingSettings.resolve.__func__
 
-    def resolve(cls, *, preset=None, **given):
-        chosen = {name: value for name, value in given.items() if value is not None}
-        return original(cls, preset=preset, **({} if preset else changed) | chosen)
+    def resolve(cls, *, preset=None, defaults=None, **given):
+        return original(cls, preset=preset, defaults={**(defaults or {}), **changed}, **given)
 
     monkeypatch.setattr(SpikingSettings, "resolve", classmethod(resolve))
 
@@ -414,7 +413,7 @@ def test_a_bodys_default_layers_may_change_too(monkeypatch):
     model = DQN(SpikingPolicy, "CartPole-v1")
     observation, file = observation_of(model), io.BytesIO()
     model.save(file)
-    monkeypatch.setattr(SpikingMLP, "default_net_arch", (32,))
+    monkeypatch.setitem(SpikingMLP.defaults, "net_arch", (32,))
     assert DQN(SpikingPolicy, "CartPole-v1").policy.settings.net_arch == (32,)
     file.seek(0)
     loaded = DQN.load(file)

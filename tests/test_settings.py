@@ -66,6 +66,12 @@ def test_none_is_the_default():
         ({"spike_grad": "heaviside"}, None),
         ({"preset": "liu2022"}, 2.0),
         # the slope of another surrogate is not that of the preset's arctan
+        ({"preset": "liu2022", "spike_grad": "atan"}, 2.0),
+        ({"defaults": {"slope": 5.0}}, 5.0),
+        ({"defaults": {"slope": 5.0}, "spike_grad": "fast_sigmoid"}, 5.0),
+        ({"defaults": {"slope": 5.0}, "spike_grad": "atan"}, 2.0),
+        ({"defaults": {"slope": 5.0}, "slope": 7.0}, 7.0),
+        ({"defaults": {"slope": 5.0}, "preset": "liu2022"}, 2.0),
         ({"preset": "liu2022", "spike_grad": "fast_sigmoid"}, 25.0),
         ({"spike_grad": ["atan", "fast_sigmoid", "heaviside"]}, (2.0, 25.0, None)),
         ({"spike_grad": ["atan", "sigmoid"], "slope": 3.0}, (3.0, 3.0)),
