@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import gymnasium as gym
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space, is_image_space_channels_first
@@ -12,6 +11,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_spiking.observations import channels_height_width, image_keys, is_intensity
 from sb3_spiking.settings import SpikingSettings
 from sb3_spiking.snn.encoding import ENCODINGS
 from sb3_spiking.snn.layers import SpikingLayer
@@ -89,7 +89,7 @@ class SpikingExtractor(BaseFeaturesExtractor):
         :return: input over the window, shape (T, B, C', \\*), or (1, B, C', \\*) if constant
         """
         encoding = ENCODINGS[self.settings.encoding]
-        return encoding(observation, self.settings.num_steps, _is_intensity(space, self.normalized_image))
+        return encoding(observation, self.settings.num_steps, is_intensity(space, self.normalized_image))
 
     def encoded_channels(self, channels: int, space: gym.Space) -> int:
         """How many channels or features an encoding makes of ``channels``."""
@@ -168,7 +168,7 @@ class SpikingNatureCNN(SpikingExtractor):
         super().__init__(observation_space, normalized_image, self.resolve(observation_space, normalized_image, **settings))
         convolutions, net_arch = self.settings.conv_layers or (), self.settings.net_arch or ()
         neurons = self.neurons(len(convolutions) + 1 + len(net_arch))
-        channels, height, width = _chw(observation_space, self.settings.layout)
+        channels, height, width = channels_height_width(observation_space, self.settings.layout)
         in_channels = self.encoded_channels(channels, observation_space)
         layers = []
         for (out_channels, kernel_size, stride), neuron in zip(convolutions, neurons, strict=False):
@@ -197,7 +197,7 @@ class SpikingNatureCNN(SpikingExtractor):
                 )
             layout = "chw" if is_image_space_channels_first(observation_space) else "hwc"
         convolutions = resolved.conv_layers or ()
-        _, height, width = _chw(observation_space, layout)
+        _, height, width = channels_height_width(observation_space, layout)
         if min(_conv_output_size(height, width, convolutions)) < 1:
             raise ValueError(
                 f"conv_layers={convolutions!r}: nothing is left of an observation of {height} x {width} after these "
@@ -226,7 +226,7 @@ class SpikingCombinedExtractor(SpikingExtractor):
     def __init__(self, observation_space: gym.Space, normalized_image: bool = False, **settings: Any) -> None:
         super().__init__(observation_space, normalized_image, self.resolve(observation_space, normalized_image, **settings))
         assert isinstance(observation_space, spaces.Dict)
-        images = _images(observation_space, normalized_image)
+        images = image_keys(observation_space, normalized_image)
         units = self.settings.net_arch or ()
         per_image = len(self.settings.conv_layers or ()) + 1
         neurons = self.neurons(per_image * len(images) + len(units))
@@ -248,7 +248,7 @@ class SpikingCombinedExtractor(SpikingExtractor):
     def resolve(cls, observation_space: gym.Space, normalized_image: bool, **settings: Any) -> SpikingSettings:
         if not isinstance(observation_space, spaces.Dict):
             raise ValueError(f"{cls.__name__} takes Dict observations; the observation space is {observation_space}")
-        has_images = bool(_images(observation_space, normalized_image))
+        has_images = bool(image_keys(observation_space, normalized_image))
         defaults = {**cls.defaults, **(CONVOLUTIONAL_DEFAULTS if has_images else {})}
         resolved = SpikingSettings.resolve(defaults=defaults, **settings)
         if resolved.conv_layers and not has_images:
@@ -284,25 +284,6 @@ def choose_extractor(observation_space: gym.Space, normalized_image: bool, convo
     if grid and (convolutions or is_image_space(observation_space, normalized_image=normalized_image)):
         return SpikingNatureCNN
     return SpikingMLP
-
-
-def _images(observation_space: spaces.Dict, normalized_image: bool) -> list[str]:
-    items = observation_space.spaces.items()
-    return [key for key, space in items if is_image_space(space, normalized_image=normalized_image)]
-
-
-def _is_intensity(space: gym.Space, normalized_image: bool) -> bool:
-    """Whether values of a space lie in [0, 1] after SB3's preprocessing."""
-    if isinstance(space, spaces.Box):
-        scaled = not normalized_image and is_image_space(space)
-        return scaled or bool(np.all(space.low >= 0) and np.all(space.high <= 1))
-    return True  # one-hot or binary
-
-
-def _chw(space: gym.Space, layout: str | None) -> tuple[int, int, int]:
-    assert space.shape is not None
-    first, second, third = space.shape
-    return (first, second, third) if layout == "chw" else (third, first, second)
 
 
 def _conv_output_size(height: int, width: int, conv_layers: tuple[tuple[int, int, int], ...]) -> tuple[int, int]:

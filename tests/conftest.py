@@ -3,6 +3,10 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import DQN
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_spiking import SpikingPolicy
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -66,3 +70,22 @@ def small(request):
     """A function that makes an environment, and settings of a small network for it."""
     make, settings = ENVIRONMENTS[request.param]
     return make, {"num_steps": 3, **settings}
+
+
+TRAINING = {"learning_starts": 8, "buffer_size": 100, "train_freq": 4, "batch_size": 4, "target_update_interval": 10}
+
+
+def make_model(small, n_envs=1, seed=0, **kwargs):
+    make, settings = small
+    env = make_vec_env(make, n_envs=n_envs, seed=seed)
+    return DQN(SpikingPolicy, env, seed=seed, policy_kwargs={**settings, **kwargs.pop("settings", {})}, **TRAINING, **kwargs)
+
+
+def observation_of(model):
+    model.observation_space.seed(3)
+    return model.observation_space.sample()
+
+
+def q_values(model, observation):
+    with th.no_grad():
+        return model.q_net(model.policy.obs_to_tensor(observation)[0])

@@ -1,0 +1,27 @@
+"""What an observation space says about the values that come from it."""
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+
+
+def image_keys(observation_space: spaces.Dict, normalized_image: bool) -> list[str]:
+    """The entries of a Dict space that are images to SB3."""
+    items = observation_space.spaces.items()
+    return [key for key, space in items if is_image_space(space, normalized_image=normalized_image)]
+
+
+def is_intensity(space: gym.Space, normalized_image: bool) -> bool:
+    """Whether values of a space lie in [0, 1] after SB3's preprocessing."""
+    if isinstance(space, spaces.Box):
+        scaled = not normalized_image and is_image_space(space)
+        return scaled or bool(np.all(space.low >= 0) and np.all(space.high <= 1))
+    return True  # one-hot or binary
+
+
+def channels_height_width(space: gym.Space, layout: str | None) -> tuple[int, int, int]:
+    """Shape of an image or grid whose dimensions are in the order of ``layout``, "chw" or "hwc"."""
+    assert space.shape is not None
+    first, second, third = space.shape
+    return (first, second, third) if layout == "chw" else (third, first, second)
