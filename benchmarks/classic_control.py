@@ -4,8 +4,8 @@ Spiking and ReLU DQN on classic control, trained by RL Zoo with the same budget:
     python benchmarks/classic_control.py --folder logs/classic_control
 
 Each run is one RL Zoo command in a process of its own, with one thread. A finished run is kept and not trained again, a
-run that was cut off starts over: the command can be stopped and repeated. At the end the best agent of each run, by RL
-Zoo's evaluations during the training, plays 100 episodes.
+run that was cut off starts over: the command can be stopped and repeated. At the end the best agent of each finished run
+in the folder, by RL Zoo's evaluations during the training, plays 100 episodes.
 """
 
 import argparse
@@ -48,6 +48,12 @@ class Run(NamedTuple):
 
     def folder(self, root: Path) -> Path:
         return root / f"{self.env}_{self.method}_{self.seed}"
+
+
+def finished(root: Path) -> list[Run]:
+    """All finished runs in a folder."""
+    candidates = [path.parent.name.rsplit("_", 2) for path in sorted(root.glob("*/seconds"))]
+    return [Run(env, method, int(seed)) for env, method, seed in candidates]
 
 
 def train(run: Run, root: Path) -> None:
@@ -128,13 +134,14 @@ def main() -> None:
     with ThreadPoolExecutor(args.jobs) as pool:
         list(tqdm(pool.map(lambda run: train(run, args.folder), runs), total=len(runs), desc="training"))
     th.set_num_threads(args.jobs)
-    rows = [evaluate(run, args.folder) for run in tqdm(runs, desc=f"{EVAL_EPISODES} episodes each")]
+    done = finished(args.folder)
+    rows = [evaluate(run, args.folder) for run in tqdm(done, desc=f"{EVAL_EPISODES} episodes each")]
 
     with (args.folder / "results.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    plot(runs, args.folder, args.folder / "learning_curves.png")
+    plot(done, args.folder, args.folder / "learning_curves.png")
     print(f"\n{describe()}\n\n{table(rows)}")
 
 
