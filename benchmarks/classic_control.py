@@ -90,14 +90,15 @@ def evaluate(run: Run, root: Path) -> dict[str, object]:
 
 
 def table(rows: list[dict[str, object]]) -> str:
-    """A line for each environment and method: mean and spread over seeds of the runs' mean scores."""
-    lines = ["| environment | policy | seeds | mean score | spread over seeds | each seed |", "|---|---|--:|--:|--:|---|"]
+    """A line for each environment and method: mean and standard deviation over seeds of the runs' mean scores."""
+    lines = ["| environment | policy | seeds | mean score | std over seeds | each seed |", "|---|---|--:|--:|--:|---|"]
     for env in ENVIRONMENTS:
         for method in METHODS:
             means = np.array([row["mean"] for row in rows if (row["env"], row["method"]) == (env, method)], dtype=float)
             if len(means):
                 each = ", ".join(f"{mean:.1f}" for mean in means)
-                lines.append(f"| {env} | {method} | {len(means)} | {means.mean():.1f} | {means.std():.1f} | {each} |")
+                spread = f"{means.std(ddof=1):.1f}" if len(means) > 1 else ""
+                lines.append(f"| {env} | {method} | {len(means)} | {means.mean():.1f} | {spread} | {each} |")
     return "\n".join(lines)
 
 
