@@ -7,7 +7,7 @@ import io
 import gymnasium as gym
 import pytest
 import torch as th
-from conftest import TRAINING, ImageEnv, observation_of, q_values
+from conftest import TRAINING, DictEnv, ImageEnv, observation_of, q_values
 from stable_baselines3 import DQN, PPO
 
 import sb3_spiking.policies
@@ -45,7 +45,7 @@ def change_defaults(monkeypatch, **changed):
 
 @pytest.mark.parametrize("changed", [{name: value} for name, value in CHANGED_DEFAULTS.items()] + [CHANGED_DEFAULTS], ids=str)
 def test_a_saved_agent_outlives_its_defaults(changed, monkeypatch, tmp_path):
-    for make, given in ((ImageEnv, {}), (lambda: gym.make("CartPole-v1"), {"net_arch": [16]})):
+    for make, given in ((ImageEnv, {}), (DictEnv, {"net_arch": [8]}), (lambda: gym.make("CartPole-v1"), {"net_arch": [16]})):
         given = {"features_dim": 16, **given} if "features_dim" not in changed else given
         env = make()
         model = DQN(SpikingPolicy, env, policy_kwargs=dict(given), **TRAINING).learn(20)
