@@ -30,4 +30,4 @@ class SpikingLayer(nn.Module):
         :return: spikes, shape (T, B, \\*out)
         """
         currents = self.connection(window.flatten(0, 1)).unflatten(0, window.shape[:2])
-        return self.neuron(currents.expand(self.num_steps, *currents.shape[1:]))
+        return self.neuron(currents, self.num_steps)

@@ -74,28 +74,33 @@ class Leaky(snn.Leaky):
         snn.SpikingNeuron.instances.remove(self)
         self.input_scale = float(input_scale)
 
-    def forward(self, currents: th.Tensor) -> th.Tensor:
+    def forward(self, currents: th.Tensor, num_steps: int | None = None) -> th.Tensor:
         """
-        :param currents: input currents, shape (T, B, \\*)
+        :param currents: input currents, shape (T, B, \\*), or (1, B, \\*) if the same at each of ``num_steps`` steps
+        :param num_steps: T, by default the currents' own
         :return: spikes (0 or 1), shape (T, B, \\*)
         """
-        return th.stack(self._run(currents)[0])
+        return self._run(currents, num_steps, membranes=False)
 
-    def membranes(self, currents: th.Tensor) -> th.Tensor:
+    def membranes(self, currents: th.Tensor, num_steps: int | None = None) -> th.Tensor:
         """
-        :param currents: input currents, shape (T, B, \\*)
+        :param currents: input currents, shape (T, B, \\*), or (1, B, \\*) if the same at each of ``num_steps`` steps
+        :param num_steps: T, by default the currents' own
         :return: membranes after each step, before a delayed reset and after an immediate one, shape (T, B, \\*)
         """
-        return th.stack(self._run(currents)[1])
+        return self._run(currents, num_steps, membranes=True)
 
-    def _run(self, currents: th.Tensor) -> tuple[list[th.Tensor], list[th.Tensor]]:
+    def _run(self, currents: th.Tensor, num_steps: int | None, membranes: bool) -> th.Tensor:
         return leaky_window(
-            currents if self.input_scale == 1.0 else currents * self.input_scale,
+            currents,
+            currents.shape[0] if num_steps is None else num_steps,
             _Bounded.apply(self.beta, 0.0, 1.0),
             _Bounded.apply(self.threshold, 0.0, float("inf")),
+            self.input_scale,
             self.spike_grad,
             self.reset_mechanism,
             self.reset_delay,
+            membranes,
         )
 
     def extra_repr(self) -> str:

@@ -1,0 +1,280 @@
+"""
+The Leaky window fused for the CPU by Numba: one pass over the currents forward, one backward. Neurons go in blocks whose
+membranes stay in the cache for the whole window. The membranes are not saved but computed again in the backward pass.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from torch.autograd.function import once_differentiable
+
+from sb3_spiking.snn.kernels.threads import kernel, run
+from sb3_spiking.snn.surrogates import Surrogate
+
+DTYPES = (th.float32, th.float64)
+
+# Neurons of a block: the row of a forward step, and the whole window of a backward pass, stay in the cache
+_FORWARD_BLOCK = 1024
+_BACKWARD_BLOCK = 256
+
+_NONE, _ZERO_LATER, _ZERO_NOW, _SUBTRACT_LATER, _SUBTRACT_NOW = range(5)
+_RESETS = {
+    ("none", True): _NONE,
+    ("none", False): _NONE,
+    ("zero", True): _ZERO_LATER,
+    ("zero", False): _ZERO_NOW,
+    ("subtract", True): _SUBTRACT_LATER,
+    ("subtract", False): _SUBTRACT_NOW,
+}
+
+_FAST_SIGMOID, _ATAN, _SIGMOID, _SFS, _SPIKE_RATE_ESCAPE, _TRIANGULAR, _HEAVISIDE, _STRAIGHT_THROUGH = range(8)
+_SURROGATES = {
+    "fast_sigmoid": _FAST_SIGMOID,
+    "atan": _ATAN,
+    "sigmoid": _SIGMOID,
+    "SFS": _SFS,
+    "spike_rate_escape": _SPIKE_RATE_ESCAPE,
+    "triangular": _TRIANGULAR,
+    "heaviside": _HEAVISIDE,
+    "straight_through_estimator": _STRAIGHT_THROUGH,
+}
+
+
+@kernel
+def _step(current, beta, threshold, scale, reset, before, charged, after, spikes):
+    """
+    One simulation step of a block, the equations of the reference. ``before`` and ``after`` are the membranes after the last
+    step and after this one, ``charged`` is this one's before an immediate reset. A reset that is due is one of a membrane
+    that was left above the threshold.
+    """
+    zero, one = before.dtype.type(0), before.dtype.type(1)
+    if reset == _ZERO_LATER:
+        for i in range(before.size):
+            charged[i] = beta * (zero if before[i] > threshold else before[i]) + current[i] * scale
+    elif reset == _SUBTRACT_LATER or reset == _SUBTRACT_NOW:
+        for i in range(before.size):
+            charged[i] = beta * before[i] + current[i] * scale - (threshold if before[i] > threshold else zero)
+    else:
+        for i in range(before.size):
+            charged[i] = beta * before[i] + current[i] * scale
+    for i in range(before.size):
+        spikes[i] = one if charged[i] > threshold else zero
+    if reset == _ZERO_NOW:
+        for i in range(before.size):
+            after[i] = zero if charged[i] > threshold else charged[i]
+    elif reset == _SUBTRACT_NOW:
+        for i in range(before.size):
+            due = one if before[i] > threshold else zero
+            after[i] = charged[i] - (spikes[i] - due) * threshold
+    else:
+        for i in range(before.size):
+            after[i] = charged[i]
+
+
+@kernel
+def _forward(first, last, currents, beta, threshold, scale, reset, membranes, out):
+    """Neurons first to last. currents: (T or 1, N); out: spikes or membranes, (T, N)."""
+    step = 0 if currents.shape[0] == 1 else 1
+    scratch = np.empty((3, _FORWARD_BLOCK), out.dtype)
+    for start in range(first, last, _FORWARD_BLOCK):
+        stop = min(start + _FORWARD_BLOCK, last)
+        membrane, charged, spikes = scratch[0, : stop - start], scratch[1, : stop - start], scratch[2, : stop - start]
+        membrane[:] = 0
+        for t in range(out.shape[0]):
+            current = currents[t * step, start:stop]
+            if membranes:
+                _step(current, beta, threshold, scale, reset, membrane, charged, membrane, spikes)
+                out[t, start:stop] = membrane
+            else:
+                _step(current, beta, threshold, scale, reset, membrane, charged, membrane, out[t, start:stop])
+
+
+@kernel
+def _derivative(surrogate, slope, over, out):
+    """d spike / d membrane, by the formulas of snntorch.surrogate. over: membranes over the threshold."""
+    zero, one = over.dtype.type(0), over.dtype.type(1)
+    if surrogate == _FAST_SIGMOID:
+        for i in range(over.size):
+            width = slope * abs(over[i]) + one
+            out[i] = one / (width * width)
+    elif surrogate == _ATAN:
+        half = slope / over.dtype.type(2)
+        for i in range(over.size):
+            scaled = over.dtype.type(np.pi) * half * over[i]
+            out[i] = half / (one + scaled * scaled)
+    elif surrogate == _SIGMOID:
+        for i in range(over.size):
+            exponential = np.exp(-slope * over[i])
+            out[i] = slope * exponential / ((exponential + one) * (exponential + one))
+    elif surrogate == _SFS:
+        for i in range(over.size):
+            width = slope * abs(over[i]) + one
+            out[i] = one / (width * width) if over[i] > one else zero
+    elif surrogate == _SPIKE_RATE_ESCAPE:
+        for i in range(over.size):
+            out[i] = slope * np.exp(-abs(over[i] - one))
+    elif surrogate == _TRIANGULAR:
+        for i in range(over.size):
+            out[i] = -one if over[i] >= zero else one
+    elif surrogate == _HEAVISIDE:
+        for i in range(over.size):
+            out[i] = one if over[i] > zero else zero
+    else:
+        out[:] = one
+
+
+@kernel
+def _backward(first, last, currents, beta, threshold, scale, reset, surrogate, slope, membranes, grad, out, learned):
+    """
+    Neurons first to last. grad: of the spikes or membranes, (T, N); out: gradient of the currents, (T or 1, N), zeros if (1, N);
+    learned: gradients of beta and of the threshold for each neuron, (2, N), or (2, 0) if neither is wanted.
+    """
+    zero = grad.dtype.type(0)
+    num_steps = grad.shape[0]
+    step = 0 if currents.shape[0] == 1 else 1
+    charged = np.empty((num_steps, _BACKWARD_BLOCK), grad.dtype)
+    after = np.empty((num_steps + 1, _BACKWARD_BLOCK), grad.dtype)
+    rows = np.empty((4, _BACKWARD_BLOCK), grad.dtype)
+    after[0] = 0
+    for start in range(first, last, _BACKWARD_BLOCK):
+        stop = min(start + _BACKWARD_BLOCK, last)
+        size = stop - start
+        over, slopes, carry, onto_spikes = rows[0, :size], rows[1, :size], rows[2, :size], rows[3, :size]
+        for t in range(num_steps):
+            current = currents[t * step, start:stop]
+            _step(current, beta, threshold, scale, reset, after[t, :size], charged[t, :size], after[t + 1, :size], over)
+        carry[:] = 0
+        for t in range(num_steps - 1, -1, -1):
+            potential, before = charged[t, :size], after[t, :size]
+            for i in range(size):
+                over[i] = potential[i] - threshold
+            _derivative(surrogate, slope, over, slopes)
+            # carry is the gradient of the membrane after this step, and becomes that of the membrane before its reset
+            if membranes:
+                for i in range(size):
+                    carry[i] += grad[t, start + i]
+                    onto_spikes[i] = zero
+            else:
+                for i in range(size):
+                    onto_spikes[i] = grad[t, start + i]
+            if reset == _ZERO_NOW:
+                for i in range(size):
+                    onto_spikes[i] -= carry[i] * potential[i]
+                    carry[i] = zero if over[i] > zero else carry[i]
+            elif reset == _SUBTRACT_NOW:
+                for i in range(size):
+                    onto_spikes[i] -= carry[i] * threshold
+                if learned.shape[1]:
+                    for i in range(size):
+                        learned[1, start + i] -= carry[i] * ((over[i] > zero) - (before[i] > threshold))
+            for i in range(size):
+                onto_spikes[i] *= slopes[i]
+                carry[i] += onto_spikes[i]
+            row = out[t * step, start:stop]
+            if step:
+                for i in range(size):
+                    row[i] = carry[i] * scale
+            else:
+                for i in range(size):
+                    row[i] += carry[i] * scale
+            if learned.shape[1]:
+                for i in range(size):
+                    learned[0, start + i] += carry[i] * (zero if reset == _ZERO_LATER and before[i] > threshold else before[i])
+                    learned[1, start + i] -= onto_spikes[i]
+                if reset == _SUBTRACT_LATER or reset == _SUBTRACT_NOW:
+                    for i in range(size):
+                        learned[1, start + i] -= carry[i] if before[i] > threshold else zero
+            if reset == _ZERO_LATER:
+                for i in range(size):
+                    carry[i] = zero if before[i] > threshold else beta * carry[i]
+            else:
+                for i in range(size):
+                    carry[i] *= beta
+
+
+def _dense(window: th.Tensor) -> tuple[th.Tensor, list[int]]:
+    """
+    :param window: shape (T, \\*)
+    :return: the same values with dimensions permuted into the order of the memory, as a contiguous tensor, and the
+        permutation
+    """
+    order = [0, *sorted(range(1, window.dim()), key=lambda dim: -window.stride(dim))]
+    return window.permute(order).contiguous(), order
+
+
+def _restored(permuted: th.Tensor, order: list[int]) -> th.Tensor:
+    return permuted.permute(sorted(range(len(order)), key=order.__getitem__))
+
+
+class _LeakyWindow(th.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        currents: th.Tensor,
+        beta: th.Tensor,
+        threshold: th.Tensor,
+        num_steps: int,
+        input_scale: float,
+        spike_grad: Surrogate,
+        reset: int,
+        membranes: bool,
+    ) -> th.Tensor:
+        permuted, order = _dense(currents)
+        out = permuted.new_empty(num_steps, *permuted.shape[1:])
+        flat = permuted.flatten(1).numpy()
+        number = flat.dtype.type
+        dynamics = (number(beta.item()), number(threshold.item()), number(input_scale), reset)
+        run(_forward, flat.shape[1], out.numel(), flat, *dynamics, membranes, out.flatten(1).numpy())
+        ctx.save_for_backward(currents, beta, threshold)
+        ctx.settings = (dynamics, spike_grad, membranes)
+        return _restored(out, order)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
+        currents, beta, threshold = ctx.saved_tensors
+        dynamics, spike_grad, membranes = ctx.settings
+        permuted, order = _dense(currents)
+        grad = grad_outputs[0].permute(order).contiguous().flatten(1).numpy()
+        flat = permuted.flatten(1).numpy()
+        out = th.empty_like(permuted) if flat.shape[0] > 1 else th.zeros_like(permuted)
+        learns = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        learned = np.zeros((2, flat.shape[1] if learns else 0), flat.dtype)
+        surrogate, slope = _SURROGATES[spike_grad.name], flat.dtype.type(spike_grad.slope or 0)
+        results = (out.flatten(1).numpy(), learned)
+        run(_backward, flat.shape[1], 4 * grad.size, flat, *dynamics, surrogate, slope, membranes, grad, *results)
+        totals: list[th.Tensor | None] = [None, None]
+        if learns:
+            sums = learned.sum(axis=1, dtype=np.float64)
+            totals = [th.as_tensor(total).to(parameter) for total, parameter in zip(sums, (beta, threshold), strict=True)]
+            totals = [total.reshape(parameter.shape) for total, parameter in zip(totals, (beta, threshold), strict=True)]
+        return (_restored(out, order), *totals, None, None, None, None, None)
+
+
+def supports(currents: th.Tensor, spike_grad: Surrogate) -> bool:
+    return currents.device.type == "cpu" and currents.dtype in DTYPES and spike_grad.name in _SURROGATES
+
+
+def leaky_window(
+    currents: th.Tensor,
+    num_steps: int,
+    beta: th.Tensor,
+    threshold: th.Tensor,
+    input_scale: float,
+    spike_grad: Surrogate,
+    reset_mechanism: str,
+    reset_delay: bool,
+    membranes: bool = False,
+) -> th.Tensor:
+    """See :func:`sb3_spiking.snn.kernels.reference.leaky_window`."""
+    reset = _RESETS[reset_mechanism, reset_delay]
+    return _LeakyWindow.apply(currents, beta, threshold, num_steps, input_scale, spike_grad, reset, membranes)
+
+
+def check() -> None:
+    """
+    :raises Exception: if the kernels do not compile or run on this machine
+    """
+    one = th.ones(())
+    leaky_window(th.ones(1, 1), 1, one, one, 1.0, Surrogate("fast_sigmoid", 1.0), "zero", True)
