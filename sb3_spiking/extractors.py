@@ -14,7 +14,7 @@ from torch import nn
 from sb3_spiking.observations import channels_height_width, image_keys, is_intensity
 from sb3_spiking.settings import SpikingSettings
 from sb3_spiking.snn.encoding import ENCODINGS
-from sb3_spiking.snn.layers import SpikingLayer
+from sb3_spiking.snn.layers import SpikingLayer, in_parts
 from sb3_spiking.snn.readout import READOUTS
 
 # The convolutions of Mnih et al. 2015 (Nature 518:529), which Liu et al. 2022 keep: channels, kernel size, stride
@@ -170,13 +170,14 @@ class SpikingNatureCNN(SpikingExtractor):
         neurons = self.neurons(len(convolutions) + 1 + len(net_arch))
         channels, height, width = channels_height_width(observation_space, self.settings.layout)
         in_channels = self.encoded_channels(channels, observation_space)
-        layers = []
+        layers, self.largest_layer = [], 0
         for (out_channels, kernel_size, stride), neuron in zip(convolutions, neurons, strict=False):
             convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride)
             layers.append(SpikingLayer(convolution, self.settings.num_steps, neuron))
             in_channels = out_channels
+            height, width = _conv_output_size(height, width, ((out_channels, kernel_size, stride),))
+            self.largest_layer = max(self.largest_layer, out_channels * height * width)
         self.conv = nn.Sequential(*layers)
-        height, width = _conv_output_size(height, width, convolutions)
         units = (self.settings.features_dim, *net_arch)
         self.dense = self.dense_layers(in_channels * height * width, units, neurons[len(convolutions) :])
 
@@ -209,8 +210,8 @@ class SpikingNatureCNN(SpikingExtractor):
         assert isinstance(observations, th.Tensor)
         if self.settings.layout == "hwc":
             observations = observations.permute(0, 3, 1, 2)
-        spikes = self.conv(self.encode(observations, self._observation_space))
-        return self.dense(spikes.flatten(2))
+        encoded = self.encode(observations, self._observation_space)
+        return in_parts(lambda part: self.dense(self.conv(part)), encoded, self.settings.num_steps * self.largest_layer)
 
 
 class SpikingCombinedExtractor(SpikingExtractor):

@@ -1,10 +1,12 @@
 """A layer of a spiking network: weights and neurons."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch as th
 from torch import nn
 
+from sb3_spiking.snn.kernels import convolution
 from sb3_spiking.snn.neurons import Leaky
 
 
@@ -12,12 +14,12 @@ class SpikingLayer(nn.Module):
     """
     A convolution or linear layer followed by Leaky neurons, over a whole window.
 
-    :param connection: maps (N, \\*in) to (N, \\*out)
+    :param connection: a Conv2d with a square stride and no padding, dilation or groups; or a Linear of all that a step holds
     :param num_steps: simulation steps of a window
     :param neuron: settings of the :class:`Leaky` neurons
     """
 
-    def __init__(self, connection: nn.Module, num_steps: int, neuron: dict[str, Any]) -> None:
+    def __init__(self, connection: nn.Conv2d | nn.Linear, num_steps: int, neuron: dict[str, Any]) -> None:
         super().__init__()
         self.connection = connection
         self.num_steps = num_steps
@@ -29,5 +31,33 @@ class SpikingLayer(nn.Module):
             connection runs once, not T times
         :return: spikes, shape (T, B, \\*out)
         """
-        currents = self.connection(window.flatten(0, 1)).unflatten(0, window.shape[:2])
-        return self.neuron(currents, self.num_steps)
+        return self.neuron(self._currents(window), self.num_steps)
+
+    def _currents(self, window: th.Tensor) -> th.Tensor:
+        weight, bias = self.connection.weight, self.connection.bias
+        if isinstance(self.connection, nn.Conv2d):
+            return convolution(window, weight, bias, self.connection.stride[0])
+        # A convolution whose kernel is as large as the image
+        images = window if window.dim() == 5 else window.flatten(2)[..., None, None]
+        return convolution(images, weight.unflatten(1, images.shape[2:]), bias, 1).flatten(2)
+
+
+# A layer's window over this many numbers stays in the cache of most processors, and is memory that the C library hands out
+# again and again instead of asking the system for new pages each time: above 32 MiB it would.
+_NUMBERS_AT_ONCE = 7_000_000
+
+
+def in_parts(layers: Callable[[th.Tensor], th.Tensor], window: th.Tensor, numbers: int) -> th.Tensor:
+    """
+    Run layers on a few samples at a time on the CPU, which is faster there than all at once, with the same result.
+
+    :param layers: maps windows (T or 1, B, \\*in) to windows (T, B, \\*out)
+    :param window: shape (T or 1, B, \\*in)
+    :param numbers: numbers that the window of the largest layer holds for one sample
+    :return: shape (T, B, \\*out)
+    """
+    samples = max(1, _NUMBERS_AT_ONCE // numbers)
+    if window.device.type != "cpu" or window.shape[1] <= samples:
+        return layers(window)
+    parts = window.chunk(-(-window.shape[1] // samples), dim=1)
+    return th.cat([layers(part) for part in parts], dim=1)

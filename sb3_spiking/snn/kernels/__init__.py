@@ -12,9 +12,15 @@ import warnings
 from types import ModuleType
 
 import torch as th
+from torch.nn import functional as F
 
 from sb3_spiking.snn.kernels import reference
 from sb3_spiking.snn.surrogates import Surrogate
+
+# Event by event, a multiplication takes several times as long as in a dense convolution: it pays while fewer than this share
+# of the neurons fire, and where the dense one would take more than this many multiplications. See docs/speed.md.
+_EVENTS_BELOW_RATE = 0.2
+_EVENTS_ABOVE_WORK = 30_000_000
 
 
 @functools.cache
@@ -38,6 +44,11 @@ def _traced() -> bool:
     return th.compiler.is_compiling() or th.jit.is_tracing()
 
 
+def _is_plain(tensor: th.Tensor) -> bool:
+    """Whether it is what the kernels for the CPU take."""
+    return tensor.device.type == "cpu" and tensor.dtype in (th.float32, th.float64) and not th.is_autocast_enabled("cpu")
+
+
 def leaky_window(
     currents: th.Tensor,
     num_steps: int,
@@ -51,11 +62,42 @@ def leaky_window(
 ) -> th.Tensor:
     """See :func:`sb3_spiking.snn.kernels.reference.leaky_window`."""
     backend: ModuleType | None = None
-    if not _traced() and currents.device.type == "cpu":
+    if not _traced() and _is_plain(currents):
         backend = _backend("cpu", "Numba")
-    if backend is None or not backend.supports(currents, spike_grad):
+    if backend is None:
         backend = reference
     window: th.Tensor = backend.leaky_window(
         currents, num_steps, beta, threshold, input_scale, spike_grad, reset_mechanism, reset_delay, membranes
     )
     return window
+
+
+def convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: int) -> th.Tensor:
+    """
+    ``torch.nn.functional.conv2d`` at each step of a window, without padding. Spikes go event by event where few fire.
+
+    :param window: shape (T, B, C, H, W), or (1, B, C, H, W) if the same at every step
+    :param weight: shape (O, C, KH, KW)
+    :param bias: shape (O,), or None
+    :param stride: stride in both directions
+    :return: shape (T, B, O, OH, OW)
+    """
+    plain = not _traced() and _is_plain(window) and window.dtype == weight.dtype
+    positions = window[0, 0, 0, ::stride, ::stride].numel()
+    if plain and window.shape[0] > 1 and window.shape[:2].numel() * positions * weight.numel() > _EVENTS_ABOVE_WORK:
+        events = _backend("events", "Numba")
+        packed = None if events is None else events.pack(window)
+        if events is not None and packed is not None and packed.count < _EVENTS_BELOW_RATE * window.numel():
+            currents: th.Tensor = events.convolution(window, weight, bias, stride, packed)
+            return currents
+    images = window.flatten(0, 1)
+    if images.shape[1:] != weight.shape[1:]:
+        images = images.contiguous(memory_format=th.channels_last)
+        return F.conv2d(images, weight, bias, stride).unflatten(0, window.shape[:2])
+    # A linear layer. oneDNN's convolutions are twice as fast as MKL's matrix products on AMD's processors.
+    inputs, matrix = images.flatten(1), weight.flatten(1)
+    if plain and th.backends.mkldnn.is_available():
+        outputs = F.conv2d(inputs[None, None].permute(0, 3, 1, 2), matrix[:, :, None, None], bias).permute(0, 2, 3, 1)
+    else:
+        outputs = F.linear(inputs, matrix, bias)
+    return outputs.reshape(*window.shape[:2], -1, 1, 1)

@@ -12,11 +12,9 @@ from torch.autograd.function import once_differentiable
 from sb3_spiking.snn.kernels.threads import kernel, run
 from sb3_spiking.snn.surrogates import Surrogate
 
-DTYPES = (th.float32, th.float64)
-
 # Neurons of a block: the row of a forward step, and the whole window of a backward pass, stay in the cache
 _FORWARD_BLOCK = 1024
-_BACKWARD_BLOCK = 256
+_BACKWARD_BLOCK = 1024
 
 _NONE, _ZERO_LATER, _ZERO_NOW, _SUBTRACT_LATER, _SUBTRACT_NOW = range(5)
 _RESETS = {
@@ -91,37 +89,53 @@ def _forward(first, last, currents, beta, threshold, scale, reset, membranes, ou
 
 
 @kernel
-def _derivative(surrogate, slope, over, out):
-    """d spike / d membrane, by the formulas of snntorch.surrogate. over: membranes over the threshold."""
-    zero, one = over.dtype.type(0), over.dtype.type(1)
+def _derivative(surrogate, slope, threshold, charged, out):
+    """d spike / d membrane, by the formulas of snntorch.surrogate."""
+    number = charged.dtype.type
+    zero, one = number(0), number(1)
     if surrogate == _FAST_SIGMOID:
-        for i in range(over.size):
-            width = slope * abs(over[i]) + one
+        for i in range(charged.size):
+            width = slope * abs(charged[i] - threshold) + one
             out[i] = one / (width * width)
     elif surrogate == _ATAN:
-        half = slope / over.dtype.type(2)
-        for i in range(over.size):
-            scaled = over.dtype.type(np.pi) * half * over[i]
+        half, factor = slope / number(2), number(np.pi) * slope / number(2)
+        for i in range(charged.size):
+            scaled = factor * (charged[i] - threshold)
             out[i] = half / (one + scaled * scaled)
     elif surrogate == _SIGMOID:
-        for i in range(over.size):
-            exponential = np.exp(-slope * over[i])
+        for i in range(charged.size):
+            exponential = np.exp(-slope * (charged[i] - threshold))
             out[i] = slope * exponential / ((exponential + one) * (exponential + one))
     elif surrogate == _SFS:
-        for i in range(over.size):
-            width = slope * abs(over[i]) + one
-            out[i] = one / (width * width) if over[i] > one else zero
+        for i in range(charged.size):
+            over = charged[i] - threshold
+            width = slope * abs(over) + one
+            out[i] = one / (width * width) if over > one else zero
     elif surrogate == _SPIKE_RATE_ESCAPE:
-        for i in range(over.size):
-            out[i] = slope * np.exp(-abs(over[i] - one))
+        for i in range(charged.size):
+            out[i] = slope * np.exp(-abs(charged[i] - threshold - one))
     elif surrogate == _TRIANGULAR:
-        for i in range(over.size):
-            out[i] = -one if over[i] >= zero else one
+        for i in range(charged.size):
+            out[i] = -one if charged[i] >= threshold else one
     elif surrogate == _HEAVISIDE:
-        for i in range(over.size):
-            out[i] = one if over[i] > zero else zero
+        for i in range(charged.size):
+            out[i] = one if charged[i] > threshold else zero
     else:
         out[:] = one
+
+
+@kernel
+def _learn(threshold, reset, charged, before, carry, onto_spike, onto_charged, onto_beta, onto_threshold):
+    """Add one step's part of the gradients of beta and of the threshold, for each neuron."""
+    zero = charged.dtype.type(0)
+    for i in range(charged.size):
+        due = before[i] > threshold
+        onto_beta[i] += onto_charged[i] * (zero if reset == _ZERO_LATER and due else before[i])
+        onto_threshold[i] -= onto_spike[i]
+        if reset == _SUBTRACT_LATER or reset == _SUBTRACT_NOW:
+            onto_threshold[i] -= onto_charged[i] if due else zero
+        if reset == _SUBTRACT_NOW:
+            onto_threshold[i] -= carry[i] * ((charged[i] > threshold) - due)
 
 
 @kernel
@@ -135,62 +149,58 @@ def _backward(first, last, currents, beta, threshold, scale, reset, surrogate, s
     step = 0 if currents.shape[0] == 1 else 1
     charged = np.empty((num_steps, _BACKWARD_BLOCK), grad.dtype)
     after = np.empty((num_steps + 1, _BACKWARD_BLOCK), grad.dtype)
-    rows = np.empty((4, _BACKWARD_BLOCK), grad.dtype)
+    rows = np.zeros((5, _BACKWARD_BLOCK), grad.dtype)
     after[0] = 0
     for start in range(first, last, _BACKWARD_BLOCK):
         stop = min(start + _BACKWARD_BLOCK, last)
         size = stop - start
-        over, slopes, carry, onto_spikes = rows[0, :size], rows[1, :size], rows[2, :size], rows[3, :size]
+        # carry: gradient of the membrane after a step; onto_spike and onto_charged: of its spike, before the surrogate, and of
+        # the membrane before an immediate reset
+        carry, onto_spike, onto_charged, slopes, nothing = rows[0], rows[1], rows[2], rows[3], rows[4]
+        onto_beta, onto_threshold = learned[0, start:stop], learned[1, start:stop]
         for t in range(num_steps):
             current = currents[t * step, start:stop]
-            _step(current, beta, threshold, scale, reset, after[t, :size], charged[t, :size], after[t + 1, :size], over)
+            _step(current, beta, threshold, scale, reset, after[t, :size], charged[t, :size], after[t + 1, :size], slopes)
         carry[:] = 0
         for t in range(num_steps - 1, -1, -1):
-            potential, before = charged[t, :size], after[t, :size]
-            for i in range(size):
-                over[i] = potential[i] - threshold
-            _derivative(surrogate, slope, over, slopes)
-            # carry is the gradient of the membrane after this step, and becomes that of the membrane before its reset
+            potential, before, gradient = charged[t], after[t], grad[t, start:stop]
+            _derivative(surrogate, slope, threshold, potential[:size], slopes)
             if membranes:
                 for i in range(size):
-                    carry[i] += grad[t, start + i]
-                    onto_spikes[i] = zero
-            else:
-                for i in range(size):
-                    onto_spikes[i] = grad[t, start + i]
+                    carry[i] += gradient[i]
+                gradient = nothing
             if reset == _ZERO_NOW:
                 for i in range(size):
-                    onto_spikes[i] -= carry[i] * potential[i]
-                    carry[i] = zero if over[i] > zero else carry[i]
+                    onto_spike[i] = (gradient[i] - carry[i] * potential[i]) * slopes[i]
+                for i in range(size):
+                    kept = carry[i]  # loaded in any case, or the loop is not vectorised
+                    onto_charged[i] = (zero if potential[i] > threshold else kept) + onto_spike[i]
             elif reset == _SUBTRACT_NOW:
                 for i in range(size):
-                    onto_spikes[i] -= carry[i] * threshold
-                if learned.shape[1]:
-                    for i in range(size):
-                        learned[1, start + i] -= carry[i] * ((over[i] > zero) - (before[i] > threshold))
-            for i in range(size):
-                onto_spikes[i] *= slopes[i]
-                carry[i] += onto_spikes[i]
-            row = out[t * step, start:stop]
-            if step:
+                    onto_spike[i] = (gradient[i] - carry[i] * threshold) * slopes[i]
                 for i in range(size):
-                    row[i] = carry[i] * scale
+                    onto_charged[i] = carry[i] + onto_spike[i]
             else:
                 for i in range(size):
-                    row[i] += carry[i] * scale
-            if learned.shape[1]:
+                    onto_spike[i] = gradient[i] * slopes[i]
+                    onto_charged[i] = carry[i] + onto_spike[i]
+            if onto_beta.size:
+                _learn(threshold, reset, potential[:size], before, carry, onto_spike, onto_charged, onto_beta, onto_threshold)
+            if step:
+                row = out[t, start:stop]
                 for i in range(size):
-                    learned[0, start + i] += carry[i] * (zero if reset == _ZERO_LATER and before[i] > threshold else before[i])
-                    learned[1, start + i] -= onto_spikes[i]
-                if reset == _SUBTRACT_LATER or reset == _SUBTRACT_NOW:
-                    for i in range(size):
-                        learned[1, start + i] -= carry[i] if before[i] > threshold else zero
+                    row[i] = onto_charged[i] * scale
+            else:
+                row = out[0, start:stop]
+                for i in range(size):
+                    row[i] += onto_charged[i] * scale
             if reset == _ZERO_LATER:
                 for i in range(size):
-                    carry[i] = zero if before[i] > threshold else beta * carry[i]
+                    kept = onto_charged[i]
+                    carry[i] = beta * (zero if before[i] > threshold else kept)
             else:
                 for i in range(size):
-                    carry[i] *= beta
+                    carry[i] = beta * onto_charged[i]
 
 
 def _dense(window: th.Tensor) -> tuple[th.Tensor, list[int]]:
@@ -250,10 +260,6 @@ class _LeakyWindow(th.autograd.Function):
             totals = [th.as_tensor(total).to(parameter) for total, parameter in zip(sums, (beta, threshold), strict=True)]
             totals = [total.reshape(parameter.shape) for total, parameter in zip(totals, (beta, threshold), strict=True)]
         return (_restored(out, order), *totals, None, None, None, None, None)
-
-
-def supports(currents: th.Tensor, spike_grad: Surrogate) -> bool:
-    return currents.device.type == "cpu" and currents.dtype in DTYPES and spike_grad.name in _SURROGATES
 
 
 def leaky_window(

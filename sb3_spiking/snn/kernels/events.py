@@ -1,0 +1,375 @@
+"""
+Convolutions and linear layers of spikes, event by event on the CPU, by Numba: instead of multiplying weights by zeros, the
+weights of the neurons that fired are added up. Forward and gradient of the weights cost in proportion to the spikes; the
+gradient of the spikes is not sparse, and left to PyTorch's dense convolution.
+
+A window of spikes is packed into one bit each: that is all that is saved for the gradients. A row, below, is one step of one
+sample. The weights lie with the output channels innermost, so that each event adds one line of the memory to another.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np import arrayobj
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.nn import grad as nn_grad
+
+from sb3_spiking.snn.kernels.threads import kernel, run
+
+# Output channels that are added at once, the largest that does not exceed their number by half: 64 are four registers of
+# AVX-512, eight of AVX2
+_LANES = (64, 32, 16)
+# Rows of a tile, which take their turn while a line of the kernel's weights is in the cache: as many as these bytes of output
+_TILE_BYTES = 2**17
+# Sums that the gradient of the weights is divided into, whatever the number of threads: so it is the same with any number
+_GROUPS = 8
+
+
+def _vector_pointer(context, builder, signature, position, array, offset, lanes):
+    """Pointer to ``lanes`` numbers of a flat array, and their alignment."""
+    data = arrayobj.make_array(signature.args[position])(context, builder, array).data
+    element = signature.args[position].dtype
+    vector = ir.VectorType(context.get_data_type(element), lanes).as_pointer()
+    return builder.bitcast(builder.gep(data, [offset]), vector), element.bitwidth // 8
+
+
+def _row_operations(lanes: int) -> tuple[Any, Any]:
+    """
+    Two loops over events in vector instructions, with ``lanes`` numbers in registers. LLVM does not make them of loops over
+    arrays, which may overlap.
+
+    * ``gather(total, at, weights, start, events, first, last)``: for each event
+      ``total[at : at + lanes] += weights[start + event * lanes :]``
+    * ``scatter``, with the same arguments: ``weights[start + event * lanes :] += total[at : at + lanes]``
+    """
+
+    def make(scatter: bool) -> Any:
+        @intrinsic
+        def operation(context, total, at, weights, start, events, first, last):
+            size = types.intp
+            signature = types.void(total, size, weights, size, events, size, size)
+
+            def generate(context, builder, signature, arguments):
+                total, at, weights, start, events, first, last = arguments
+                pointer, align = _vector_pointer(context, builder, signature, 0, total, at, lanes)
+                register = cgutils.alloca_once(builder, pointer.type.pointee)
+                builder.store(builder.load(pointer, align=align), register)
+                data = arrayobj.make_array(signature.args[4])(context, builder, events).data
+                with cgutils.for_range(builder, last, start=first, intp=last.type) as loop:
+                    event = builder.zext(builder.load(builder.gep(data, [loop.index])), start.type)
+                    offset = builder.add(start, builder.mul(event, start.type(lanes)))
+                    row, _ = _vector_pointer(context, builder, signature, 2, weights, offset, lanes)
+                    added = builder.fadd(builder.load(register), builder.load(row, align=align))
+                    if scatter:
+                        builder.store(added, row, align=align)
+                    else:
+                        builder.store(added, register)
+                if not scatter:
+                    builder.store(builder.load(register), pointer, align=align)
+                return context.get_dummy_value()
+
+            return signature, generate
+
+        return operation
+
+    return make(False), make(True)
+
+
+_gather_64, _scatter_64 = _row_operations(64)
+_gather_32, _scatter_32 = _row_operations(32)
+_gather_16, _scatter_16 = _row_operations(16)
+
+
+@kernel
+def _gather(lanes, total, at, weights, start, events, first, last):
+    if lanes == 64:
+        _gather_64(total, at, weights, start, events, first, last)
+    elif lanes == 32:
+        _gather_32(total, at, weights, start, events, first, last)
+    else:
+        _gather_16(total, at, weights, start, events, first, last)
+
+
+@kernel
+def _scatter(lanes, total, at, weights, start, events, first, last):
+    if lanes == 64:
+        _scatter_64(total, at, weights, start, events, first, last)
+    elif lanes == 32:
+        _scatter_32(total, at, weights, start, events, first, last)
+    else:
+        _scatter_16(total, at, weights, start, events, first, last)
+
+
+@intrinsic
+def _trailing_zeros(context, word):
+    def generate(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic
+def _ones(context, word):
+    def generate(context, builder, signature, arguments):
+        return builder.ctpop(arguments[0])
+
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic
+def _fired_16(context, window, at):
+    """Bits of 16 numbers that are not 0, and of those that are neither 0 nor 1."""
+
+    def generate(context, builder, signature, arguments):
+        pointer, align = _vector_pointer(context, builder, signature, 0, *arguments, 16)
+        numbers = builder.load(pointer, align=align)
+        fired = builder.fcmp_unordered("!=", numbers, ir.Constant(numbers.type, [0.0] * 16))
+        other = builder.and_(fired, builder.fcmp_unordered("!=", numbers, ir.Constant(numbers.type, [1.0] * 16)))
+        bits = [builder.zext(builder.bitcast(each, ir.IntType(16)), ir.IntType(64)) for each in (fired, other)]
+        return context.make_tuple(builder, signature.return_type, bits)
+
+    return types.UniTuple(types.uint64, 2)(window, types.intp), generate
+
+
+@kernel
+def _pack(first, last, window, channels, words, counts):
+    """
+    Rows first to last. window: (R * pixels * channels,); words: a bit for each channel, (R, pixels, words of a pixel); counts:
+    spikes of each row, or -1 if there is anything but zeros and ones, (R,).
+    """
+    zero, one = window.dtype.type(0), window.dtype.type(1)
+    _, pixels, depth = words.shape
+    for row in range(first, last):
+        count = 0
+        other = np.uint64(0)
+        for pixel in range(pixels):
+            start = (row * pixels + pixel) * channels
+            for word in range(depth):
+                bits = np.uint64(0)
+                channel = word * 64
+                stop = min(channel + 64, channels)
+                while channel + 16 <= stop:
+                    fired, strange = _fired_16(window, start + channel)
+                    bits |= fired << np.uint64(channel % 64)
+                    other |= strange
+                    channel += 16
+                while channel < stop:
+                    number = window[start + channel]
+                    bits |= np.uint64(number != zero) << np.uint64(channel % 64)
+                    other |= np.uint64(number != zero) & np.uint64(number != one)
+                    channel += 1
+                words[row, pixel, word] = bits
+                count += np.int64(_ones(bits))
+        counts[row] = -1 if other else count
+
+
+@kernel
+def _unpack(words, channels, events, pixel_ends):
+    """
+    words: of a row, (pixels, words of a pixel); events: where it has a spike, pixel * channels + channel, in order;
+    pixel_ends: number of events up to the end of each pixel, (pixels + 1,), from 0.
+    """
+    count = 0
+    for pixel in range(words.shape[0]):
+        for word in range(words.shape[1]):
+            bits = words[pixel, word]
+            start = pixel * channels + word * 64
+            while bits:
+                events[count] = start + _trailing_zeros(bits)
+                count += 1
+                bits &= bits - np.uint64(1)
+        pixel_ends[pixel + 1] = count
+
+
+@kernel
+def _forward(first, last, words, largest, geometry, weights, bias, out):
+    """
+    Tiles first to last of the rows. words: (R, pixels, words of a pixel); largest: spikes of the row with most of them;
+    weights: (blocks * taps * C * lanes,); out: (R * positions * blocks * lanes,).
+    """
+    width, channels, kernel_height, kernel_width, stride, lines, columns, blocks, lanes, tile = geometry
+    events = np.empty((tile, largest), np.uint32)
+    pixel_ends = np.zeros((tile, words.shape[1] + 1), np.int64)
+    outputs, positions = blocks * lanes, lines * columns
+    for start in range(first * tile, min(last * tile, words.shape[0]), tile):
+        stop = min(start + tile, words.shape[0])
+        for row in range(start, stop):
+            _unpack(words[row], channels, events[row - start], pixel_ends[row - start])
+            for position in range(row * positions, row * positions + positions):
+                out[position * outputs : position * outputs + outputs] = bias
+        for block in range(blocks):
+            for kernel_line in range(kernel_height):
+                slab = (block * kernel_height + kernel_line) * kernel_width * channels * lanes
+                for row in range(start, stop):
+                    ends = pixel_ends[row - start]
+                    for position in range(positions):
+                        pixel = (position // columns * stride + kernel_line) * width + position % columns * stride
+                        _gather(
+                            lanes, out, (row * positions + position) * outputs + block * lanes,
+                            weights, slab - pixel * channels * lanes,
+                            events[row - start], ends[pixel], ends[pixel + kernel_width],
+                        )  # fmt: skip
+
+
+@kernel
+def _weight_gradient(first, last, words, largest, geometry, grads, out):
+    """
+    Pieces first to last, a piece being the part of one group of rows in one block of output channels.
+    grads: (R * positions * blocks * lanes,); out: (groups, blocks * taps * C * lanes), zeros.
+    """
+    width, channels, kernel_height, kernel_width, stride, lines, columns, blocks, lanes, tile = geometry
+    events = np.empty((tile, largest), np.uint32)
+    pixel_ends = np.zeros((tile, words.shape[1] + 1), np.int64)
+    outputs, positions, groups = blocks * lanes, lines * columns, out.shape[0]
+    for piece in range(first, last):
+        group, block = piece % groups, piece // groups
+        gradients = out[group]
+        group_first, group_last = words.shape[0] * group // groups, words.shape[0] * (group + 1) // groups
+        for start in range(group_first, group_last, tile):
+            stop = min(start + tile, group_last)
+            for row in range(start, stop):
+                _unpack(words[row], channels, events[row - start], pixel_ends[row - start])
+            for kernel_line in range(kernel_height):
+                slab = (block * kernel_height + kernel_line) * kernel_width * channels * lanes
+                for row in range(start, stop):
+                    ends = pixel_ends[row - start]
+                    for position in range(positions):
+                        pixel = (position // columns * stride + kernel_line) * width + position % columns * stride
+                        _scatter(
+                            lanes, grads, (row * positions + position) * outputs + block * lanes,
+                            gradients, slab - pixel * channels * lanes,
+                            events[row - start], ends[pixel], ends[pixel + kernel_width],
+                        )  # fmt: skip
+
+
+class Packed(NamedTuple):
+    """
+    A window of spikes, one bit each.
+
+    :param words: a bit for each channel, shape (T * B, H * W, ceil(C / 64))
+    :param shape: (T, B, C, H, W) of the window
+    :param count: number of spikes
+    :param largest: number of spikes of the step and sample with most of them
+    """
+
+    words: th.Tensor
+    shape: th.Size
+    count: int
+    largest: int
+
+
+def pack(window: th.Tensor) -> Packed | None:
+    """
+    :param window: shape (T, B, C, H, W)
+    :return: its bits, or None if it has values other than 0 and 1
+    """
+    num_steps, samples, channels, height, width = window.shape
+    flat = window.detach().permute(0, 1, 3, 4, 2).contiguous().flatten()
+    words = th.empty(num_steps * samples, height * width, -(-channels // 64), dtype=th.uint64)
+    counts = np.empty(num_steps * samples, np.int64)
+    run(_pack, counts.size, flat.numel(), flat.numpy(), channels, words.numpy(), counts)
+    return None if counts.min() < 0 else Packed(words, window.shape, int(counts.sum()), int(counts.max()))
+
+
+def _geometry(shape: th.Size, weight: th.Tensor, stride: int) -> tuple[int, ...]:
+    """Numbers that describe a convolution to the kernels; the last four: lines, columns, blocks, lanes, rows of a tile."""
+    height, width = shape[3:]
+    outputs, channels, kernel_height, kernel_width = weight.shape
+    lines, columns = (height - kernel_height) // stride + 1, (width - kernel_width) // stride + 1
+    lanes = next((lanes for lanes in _LANES if lanes < 1.5 * outputs), _LANES[-1])
+    blocks = -(-outputs // lanes)
+    tile = max(1, _TILE_BYTES // (lines * columns * blocks * lanes * weight.element_size()))
+    return width, channels, kernel_height, kernel_width, stride, lines, columns, blocks, lanes, tile
+
+
+class _EventConvolution(th.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, window: th.Tensor, weight: th.Tensor, bias: th.Tensor, stride: int, packed: Packed) -> th.Tensor:
+        geometry = _geometry(packed.shape, weight, stride)
+        *_, lines, columns, blocks, lanes, tile = geometry
+        num_steps, samples = packed.shape[:2]
+        rows, outputs = num_steps * samples, weight.shape[0]
+        missing = blocks * lanes - outputs
+        padded = F.pad(weight.detach(), (0, 0, 0, 0, 0, 0, 0, missing))
+        weights = padded.unflatten(0, (blocks, lanes)).permute(0, 3, 4, 2, 1).flatten()
+        out = weights.new_empty(rows * lines * columns * blocks * lanes)
+        work = packed.count * weight[0, 0].numel() * outputs
+        bias = F.pad(bias.detach(), (0, missing))
+        arguments = (packed.words.numpy(), packed.largest, geometry, weights.numpy(), bias.numpy(), out.numpy())
+        run(_forward, -(-rows // tile), work, *arguments)
+        ctx.save_for_backward(weight, packed.words)
+        ctx.settings = (packed._replace(words=None), stride)
+        return out.view(num_steps, samples, lines, columns, blocks * lanes)[..., :outputs].permute(0, 1, 4, 2, 3)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
+        weight, words = ctx.saved_tensors
+        packed, stride = ctx.settings
+        grad = grad_outputs[0].permute(0, 1, 3, 4, 2).contiguous()
+        onto_window = onto_weight = onto_bias = None
+        if ctx.needs_input_grad[0]:
+            onto_window = dense_input_gradient(packed.shape, weight, grad, stride)
+        if ctx.needs_input_grad[1]:
+            geometry = _geometry(packed.shape, weight, stride)
+            *_, blocks, lanes, _ = geometry
+            outputs, channels, kernel_height, kernel_width = weight.shape
+            padded = F.pad(grad, (0, blocks * lanes - outputs)).flatten()
+            sums = th.zeros(max(1, _GROUPS // blocks), blocks * lanes * weight[0].numel(), dtype=weight.dtype)
+            work = packed.count * weight[0, 0].numel() * outputs
+            arguments = (words.numpy(), packed.largest, geometry, padded.numpy(), sums.numpy())
+            run(_weight_gradient, sums.shape[0] * blocks, work, *arguments)
+            total = sums.sum(dim=0).view(blocks, kernel_height, kernel_width, channels, lanes)
+            onto_weight = total.permute(0, 4, 3, 1, 2).flatten(0, 1)[:outputs]
+        if ctx.needs_input_grad[2]:
+            onto_bias = grad.sum(dim=(0, 1, 2, 3))
+        return onto_window, onto_weight, onto_bias, None, None
+
+
+def dense_input_gradient(shape: th.Size, weight: th.Tensor, grad: th.Tensor, stride: int) -> th.Tensor:
+    """
+    :param shape: (T, B, C, H, W) of the window
+    :param weight: shape (O, C, KH, KW)
+    :param grad: of the output, shape (T, B, OH, OW, O)
+    :return: gradient of the window, shape (T, B, C, H, W), channels last in memory
+    """
+    num_steps, samples, channels, height, width = shape
+    if grad.shape[2:4] == (1, 1):
+        # A matrix product, as a convolution: several times faster than with MKL on AMD's processors
+        matrix = weight.permute(2, 3, 1, 0).flatten(0, 2)[:, :, None, None]
+        columns = F.conv2d(grad.reshape(1, num_steps * samples, 1, -1).permute(0, 3, 1, 2), matrix)
+        return columns.permute(0, 2, 3, 1).reshape(num_steps, samples, height, width, channels).permute(0, 1, 4, 2, 3)
+    images = grad.flatten(0, 1).permute(0, 3, 1, 2)
+    weight = weight.contiguous(memory_format=th.channels_last)
+    return nn_grad.conv2d_input((num_steps * samples, *shape[2:]), weight, images, stride).unflatten(0, shape[:2])
+
+
+def convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: int, packed: Packed) -> th.Tensor:
+    """
+    ``torch.nn.functional.conv2d`` of a window of spikes, without padding.
+
+    :param window: the spikes, shape (T, B, C, H, W); only their gradient is made use of
+    :param weight: shape (O, C, KH, KW)
+    :param bias: shape (O,), or None
+    :param stride: stride of the convolution
+    :param packed: the spikes of ``window``
+    :return: shape (T, B, O, OH, OW), channels last in memory
+    """
+    bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
+    return _EventConvolution.apply(window, weight, bias, stride, packed)
+
+
+def check() -> None:
+    """
+    :raises Exception: if the kernels do not compile or run on this machine
+    """
+    window, weight = th.ones(2, 1, 1, 1, 1), th.ones(1, 1, 1, 1)
+    packed = pack(window)
+    assert packed is not None and packed.count == 2
+    assert convolution(window, weight, weight[:, 0, 0, 0], 1, packed).sum() == 4
