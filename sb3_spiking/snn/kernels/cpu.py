@@ -40,13 +40,12 @@ _SURROGATES = {
 
 
 @kernel
-def _step(current, beta, threshold, scale, reset, before, charged, after, spikes):
+def _charge(current, beta, threshold, scale, reset, before, charged):
     """
-    One simulation step of a block, the equations of the reference. ``before`` and ``after`` are the membranes after the last
-    step and after this one, ``charged`` is this one's before an immediate reset. A reset that is due is one of a membrane
-    that was left above the threshold.
+    The first half of a simulation step of a block, the equations of the reference: from the membranes after the last step to
+    those of this one before an immediate reset. A reset that is due is one of a membrane that was left above the threshold.
     """
-    zero, one = before.dtype.type(0), before.dtype.type(1)
+    zero = before.dtype.type(0)
     if reset == _ZERO_LATER:
         for i in range(before.size):
             charged[i] = beta * (zero if before[i] > threshold else before[i]) + current[i] * scale
@@ -56,15 +55,20 @@ def _step(current, beta, threshold, scale, reset, before, charged, after, spikes
     else:
         for i in range(before.size):
             charged[i] = beta * before[i] + current[i] * scale
-    for i in range(before.size):
-        spikes[i] = one if charged[i] > threshold else zero
+
+
+@kernel
+def _reset(threshold, reset, before, charged, after):
+    """The second half: an immediate reset."""
+    zero, one = before.dtype.type(0), before.dtype.type(1)
     if reset == _ZERO_NOW:
         for i in range(before.size):
             after[i] = zero if charged[i] > threshold else charged[i]
     elif reset == _SUBTRACT_NOW:
         for i in range(before.size):
+            fired = one if charged[i] > threshold else zero
             due = one if before[i] > threshold else zero
-            after[i] = charged[i] - (spikes[i] - due) * threshold
+            after[i] = charged[i] - (fired - due) * threshold
     else:
         for i in range(before.size):
             after[i] = charged[i]
@@ -74,18 +78,22 @@ def _step(current, beta, threshold, scale, reset, before, charged, after, spikes
 def _forward(first, last, currents, beta, threshold, scale, reset, membranes, out):
     """Neurons first to last. currents: (T or 1, N); out: spikes or membranes, (T, N)."""
     step = 0 if currents.shape[0] == 1 else 1
-    scratch = np.empty((3, _FORWARD_BLOCK), out.dtype)
+    zero, one = out.dtype.type(0), out.dtype.type(1)
+    scratch = np.empty((2, _FORWARD_BLOCK), out.dtype)
     for start in range(first, last, _FORWARD_BLOCK):
         stop = min(start + _FORWARD_BLOCK, last)
-        membrane, charged, spikes = scratch[0, : stop - start], scratch[1, : stop - start], scratch[2, : stop - start]
+        membrane, charged = scratch[0, : stop - start], scratch[1, : stop - start]
         membrane[:] = 0
         for t in range(out.shape[0]):
-            current = currents[t * step, start:stop]
+            row = out[t, start:stop]
+            _charge(currents[t * step, start:stop], beta, threshold, scale, reset, membrane, charged)
+            _reset(threshold, reset, membrane, charged, membrane)
             if membranes:
-                _step(current, beta, threshold, scale, reset, membrane, charged, membrane, spikes)
-                out[t, start:stop] = membrane
+                for i in range(row.size):
+                    row[i] = membrane[i]
             else:
-                _step(current, beta, threshold, scale, reset, membrane, charged, membrane, out[t, start:stop])
+                for i in range(row.size):
+                    row[i] = one if charged[i] > threshold else zero
 
 
 @kernel
@@ -125,17 +133,24 @@ def _derivative(surrogate, slope, threshold, charged, out):
 
 
 @kernel
-def _learn(threshold, reset, charged, before, carry, onto_spike, onto_charged, onto_beta, onto_threshold):
+def _learn(threshold, reset, charged, before, gradient, slopes, carry, onto_beta, onto_threshold):
     """Add one step's part of the gradients of beta and of the threshold, for each neuron."""
     zero = charged.dtype.type(0)
     for i in range(charged.size):
-        due = before[i] > threshold
-        onto_beta[i] += onto_charged[i] * (zero if reset == _ZERO_LATER and due else before[i])
-        onto_threshold[i] -= onto_spike[i]
+        fired, due = charged[i] > threshold, before[i] > threshold
+        onto_spike = gradient[i]
+        if reset == _ZERO_NOW:
+            onto_spike -= carry[i] * charged[i]
+        elif reset == _SUBTRACT_NOW:
+            onto_spike -= carry[i] * threshold
+        onto_spike *= slopes[i]
+        onto_charged = onto_spike + (zero if reset == _ZERO_NOW and fired else carry[i])
+        onto_beta[i] += onto_charged * (zero if reset == _ZERO_LATER and due else before[i])
+        onto_threshold[i] -= onto_spike
         if reset == _SUBTRACT_LATER or reset == _SUBTRACT_NOW:
-            onto_threshold[i] -= onto_charged[i] if due else zero
+            onto_threshold[i] -= onto_charged if due else zero
         if reset == _SUBTRACT_NOW:
-            onto_threshold[i] -= carry[i] * ((charged[i] > threshold) - due)
+            onto_threshold[i] -= carry[i] * (fired - due)
 
 
 @kernel
@@ -144,63 +159,60 @@ def _backward(first, last, currents, beta, threshold, scale, reset, surrogate, s
     Neurons first to last. grad: of the spikes or membranes, (T, N); out: gradient of the currents, (T or 1, N), zeros if (1, N);
     learned: gradients of beta and of the threshold for each neuron, (2, N), or (2, 0) if neither is wanted.
     """
-    zero = grad.dtype.type(0)
+    zero, one = grad.dtype.type(0), grad.dtype.type(1)
     num_steps = grad.shape[0]
     step = 0 if currents.shape[0] == 1 else 1
     charged = np.empty((num_steps, _BACKWARD_BLOCK), grad.dtype)
     after = np.empty((num_steps + 1, _BACKWARD_BLOCK), grad.dtype)
-    rows = np.zeros((5, _BACKWARD_BLOCK), grad.dtype)
+    rows = np.zeros((4, _BACKWARD_BLOCK), grad.dtype)
     after[0] = 0
     for start in range(first, last, _BACKWARD_BLOCK):
         stop = min(start + _BACKWARD_BLOCK, last)
         size = stop - start
-        # carry: gradient of the membrane after a step; onto_spike and onto_charged: of its spike, before the surrogate, and of
-        # the membrane before an immediate reset
-        carry, onto_spike, onto_charged, slopes, nothing = rows[0], rows[1], rows[2], rows[3], rows[4]
+        # carry: gradient of the membrane after a step; row: of that before an immediate reset
+        carry, slopes, row, nothing = rows[0, :size], rows[1, :size], rows[2, :size], rows[3, :size]
         onto_beta, onto_threshold = learned[0, start:stop], learned[1, start:stop]
         for t in range(num_steps):
             current = currents[t * step, start:stop]
-            _step(current, beta, threshold, scale, reset, after[t, :size], charged[t, :size], after[t + 1, :size], slopes)
+            _charge(current, beta, threshold, scale, reset, after[t, :size], charged[t, :size])
+            _reset(threshold, reset, after[t, :size], charged[t, :size], after[t + 1, :size])
         carry[:] = 0
         for t in range(num_steps - 1, -1, -1):
-            potential, before, gradient = charged[t], after[t], grad[t, start:stop]
-            _derivative(surrogate, slope, threshold, potential[:size], slopes)
+            potential, before, gradient = charged[t, :size], after[t, :size], grad[t, start:stop]
+            _derivative(surrogate, slope, threshold, potential, slopes)
             if membranes:
                 for i in range(size):
                     carry[i] += gradient[i]
                 gradient = nothing
-            if reset == _ZERO_NOW:
-                for i in range(size):
-                    onto_spike[i] = (gradient[i] - carry[i] * potential[i]) * slopes[i]
-                for i in range(size):
-                    kept = carry[i]  # loaded in any case, or the loop is not vectorised
-                    onto_charged[i] = (zero if potential[i] > threshold else kept) + onto_spike[i]
-            elif reset == _SUBTRACT_NOW:
-                for i in range(size):
-                    onto_spike[i] = (gradient[i] - carry[i] * threshold) * slopes[i]
-                for i in range(size):
-                    onto_charged[i] = carry[i] + onto_spike[i]
-            else:
-                for i in range(size):
-                    onto_spike[i] = gradient[i] * slopes[i]
-                    onto_charged[i] = carry[i] + onto_spike[i]
             if onto_beta.size:
-                _learn(threshold, reset, potential[:size], before, carry, onto_spike, onto_charged, onto_beta, onto_threshold)
+                _learn(threshold, reset, potential, before, gradient, slopes, carry, onto_beta, onto_threshold)
             if step:
                 row = out[t, start:stop]
+            # What is loaded in a branch alone keeps a loop from being vectorised
+            if reset == _ZERO_NOW:
                 for i in range(size):
-                    row[i] = onto_charged[i] * scale
+                    silent = zero if potential[i] > threshold else one
+                    onto_charged = carry[i] * silent + (gradient[i] - carry[i] * potential[i]) * slopes[i]
+                    row[i] = onto_charged * scale
+                    carry[i] = beta * onto_charged
+            elif reset == _SUBTRACT_NOW:
+                for i in range(size):
+                    onto_charged = carry[i] + (gradient[i] - carry[i] * threshold) * slopes[i]
+                    row[i] = onto_charged * scale
+                    carry[i] = beta * onto_charged
             else:
-                row = out[0, start:stop]
                 for i in range(size):
-                    row[i] += onto_charged[i] * scale
-            if reset == _ZERO_LATER:
+                    onto_charged = carry[i] + gradient[i] * slopes[i]
+                    row[i] = onto_charged * scale
+                    carry[i] = beta * onto_charged
+                if reset == _ZERO_LATER:
+                    for i in range(size):
+                        kept = carry[i]
+                        carry[i] = zero if before[i] > threshold else kept
+            if not step:
+                total = out[0, start:stop]
                 for i in range(size):
-                    kept = onto_charged[i]
-                    carry[i] = beta * (zero if before[i] > threshold else kept)
-            else:
-                for i in range(size):
-                    carry[i] = beta * onto_charged[i]
+                    total[i] += row[i]
 
 
 def _dense(window: th.Tensor) -> tuple[th.Tensor, list[int]]:
