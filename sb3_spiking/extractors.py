@@ -211,7 +211,7 @@ class SpikingNatureCNN(SpikingExtractor):
         if self.settings.layout == "hwc":
             observations = observations.permute(0, 3, 1, 2)
         encoded = self.encode(observations, self._observation_space)
-        return in_parts(lambda part: self.dense(self.conv(part)), encoded, self.settings.num_steps * self.largest_layer)
+        return self.dense(in_parts(self.conv, encoded, self.settings.num_steps * self.largest_layer))
 
 
 class SpikingCombinedExtractor(SpikingExtractor):

@@ -12,9 +12,8 @@ from torch.autograd.function import once_differentiable
 from sb3_spiking.snn.kernels.threads import kernel, run
 from sb3_spiking.snn.surrogates import Surrogate
 
-# Neurons of a block: the row of a forward step, and the whole window of a backward pass, stay in the cache
-_FORWARD_BLOCK = 1024
-_BACKWARD_BLOCK = 1024
+# Neurons of a block: the row of a step stays in the fastest cache, a backward window in the next
+_BLOCK = 2048
 
 _NONE, _ZERO_LATER, _ZERO_NOW, _SUBTRACT_LATER, _SUBTRACT_NOW = range(5)
 _RESETS = {
@@ -39,14 +38,17 @@ _SURROGATES = {
 }
 
 
+# Each of the following runs over a row: one step of a block. A loop is vectorised only where it is a function of its own.
+
+
 @kernel
 def _charge(current, beta, threshold, scale, reset, before, charged):
     """
-    The first half of a simulation step of a block, the equations of the reference: from the membranes after the last step to
-    those of this one before an immediate reset. A reset that is due is one of a membrane that was left above the threshold.
+    A step's membranes before an immediate reset, the equations of the reference. before: those after the last step, but for
+    the reset to zero that is due where they are above the threshold, immediate or delayed.
     """
     zero = before.dtype.type(0)
-    if reset == _ZERO_LATER:
+    if reset == _ZERO_LATER or reset == _ZERO_NOW:
         for i in range(before.size):
             charged[i] = beta * (zero if before[i] > threshold else before[i]) + current[i] * scale
     elif reset == _SUBTRACT_LATER or reset == _SUBTRACT_NOW:
@@ -58,42 +60,48 @@ def _charge(current, beta, threshold, scale, reset, before, charged):
 
 
 @kernel
-def _reset(threshold, reset, before, charged, after):
-    """The second half: an immediate reset."""
+def _subtract(threshold, before, charged, after):
+    """Membranes after an immediate subtraction."""
     zero, one = before.dtype.type(0), before.dtype.type(1)
-    if reset == _ZERO_NOW:
-        for i in range(before.size):
-            after[i] = zero if charged[i] > threshold else charged[i]
-    elif reset == _SUBTRACT_NOW:
-        for i in range(before.size):
-            fired = one if charged[i] > threshold else zero
-            due = one if before[i] > threshold else zero
-            after[i] = charged[i] - (fired - due) * threshold
-    else:
-        for i in range(before.size):
-            after[i] = charged[i]
+    for i in range(before.size):
+        fired = one if charged[i] > threshold else zero
+        due = one if before[i] > threshold else zero
+        after[i] = charged[i] - (fired - due) * threshold
+
+
+@kernel
+def _spikes(threshold, charged, row):
+    zero, one = row.dtype.type(0), row.dtype.type(1)
+    for i in range(row.size):
+        row[i] = one if charged[i] > threshold else zero
+
+
+@kernel
+def _membranes(threshold, reset, charged, row):
+    """Membranes after a step, which an immediate subtraction has already reduced."""
+    zero = row.dtype.type(0)
+    for i in range(row.size):
+        row[i] = zero if reset == _ZERO_NOW and charged[i] > threshold else charged[i]
 
 
 @kernel
 def _forward(first, last, currents, beta, threshold, scale, reset, membranes, out):
     """Neurons first to last. currents: (T or 1, N); out: spikes or membranes, (T, N)."""
     step = 0 if currents.shape[0] == 1 else 1
-    zero, one = out.dtype.type(0), out.dtype.type(1)
-    scratch = np.empty((2, _FORWARD_BLOCK), out.dtype)
-    for start in range(first, last, _FORWARD_BLOCK):
-        stop = min(start + _FORWARD_BLOCK, last)
-        membrane, charged = scratch[0, : stop - start], scratch[1, : stop - start]
-        membrane[:] = 0
+    scratch = np.empty((2, _BLOCK), out.dtype)
+    for start in range(first, last, _BLOCK):
+        stop = min(start + _BLOCK, last)
+        before, charged = scratch[0, : stop - start], scratch[1, : stop - start]
+        before[:] = 0
         for t in range(out.shape[0]):
-            row = out[t, start:stop]
-            _charge(currents[t * step, start:stop], beta, threshold, scale, reset, membrane, charged)
-            _reset(threshold, reset, membrane, charged, membrane)
+            _charge(currents[t * step, start:stop], beta, threshold, scale, reset, before, charged)
+            if not membranes:
+                _spikes(threshold, charged, out[t, start:stop])
+            if reset == _SUBTRACT_NOW:
+                _subtract(threshold, before, charged, charged)
             if membranes:
-                for i in range(row.size):
-                    row[i] = membrane[i]
-            else:
-                for i in range(row.size):
-                    row[i] = one if charged[i] > threshold else zero
+                _membranes(threshold, reset, charged, out[t, start:stop])
+            before, charged = charged, before
 
 
 @kernel
@@ -145,7 +153,7 @@ def _learn(threshold, reset, charged, before, gradient, slopes, carry, onto_beta
             onto_spike -= carry[i] * threshold
         onto_spike *= slopes[i]
         onto_charged = onto_spike + (zero if reset == _ZERO_NOW and fired else carry[i])
-        onto_beta[i] += onto_charged * (zero if reset == _ZERO_LATER and due else before[i])
+        onto_beta[i] += onto_charged * (zero if (reset == _ZERO_NOW or reset == _ZERO_LATER) and due else before[i])
         onto_threshold[i] -= onto_spike
         if reset == _SUBTRACT_LATER or reset == _SUBTRACT_NOW:
             onto_threshold[i] -= onto_charged if due else zero
@@ -154,65 +162,79 @@ def _learn(threshold, reset, charged, before, gradient, slopes, carry, onto_beta
 
 
 @kernel
+def _step_back(beta, threshold, scale, reset, charged, before, gradient, slopes, carry, row):
+    """
+    From the gradient of the membranes after a step, carry, to that after the last one, and the gradient of the current, row.
+    gradient: of the spikes.
+    """
+    zero, one = charged.dtype.type(0), charged.dtype.type(1)
+    if reset == _ZERO_NOW:
+        for i in range(charged.size):
+            silent = zero if charged[i] > threshold else one
+            onto_charged = carry[i] * silent + (gradient[i] - carry[i] * charged[i]) * slopes[i]
+            row[i] = onto_charged * scale
+            carry[i] = beta * onto_charged
+    elif reset == _ZERO_LATER:
+        for i in range(charged.size):
+            silent = zero if before[i] > threshold else one
+            onto_charged = carry[i] + gradient[i] * slopes[i]
+            row[i] = onto_charged * scale
+            carry[i] = beta * onto_charged * silent
+    elif reset == _SUBTRACT_NOW:
+        for i in range(charged.size):
+            onto_charged = carry[i] + (gradient[i] - carry[i] * threshold) * slopes[i]
+            row[i] = onto_charged * scale
+            carry[i] = beta * onto_charged
+    else:
+        for i in range(charged.size):
+            onto_charged = carry[i] + gradient[i] * slopes[i]
+            row[i] = onto_charged * scale
+            carry[i] = beta * onto_charged
+
+
+@kernel
+def _add(row, total):
+    for i in range(row.size):
+        total[i] += row[i]
+
+
+@kernel
 def _backward(first, last, currents, beta, threshold, scale, reset, surrogate, slope, membranes, grad, out, learned):
     """
     Neurons first to last. grad: of the spikes or membranes, (T, N); out: gradient of the currents, (T or 1, N), zeros if (1, N);
     learned: gradients of beta and of the threshold for each neuron, (2, N), or (2, 0) if neither is wanted.
     """
-    zero, one = grad.dtype.type(0), grad.dtype.type(1)
     num_steps = grad.shape[0]
     step = 0 if currents.shape[0] == 1 else 1
-    charged = np.empty((num_steps, _BACKWARD_BLOCK), grad.dtype)
-    after = np.empty((num_steps + 1, _BACKWARD_BLOCK), grad.dtype)
-    rows = np.zeros((4, _BACKWARD_BLOCK), grad.dtype)
-    after[0] = 0
-    for start in range(first, last, _BACKWARD_BLOCK):
-        stop = min(start + _BACKWARD_BLOCK, last)
+    window = np.empty((num_steps, _BLOCK), grad.dtype)
+    # Membranes after each step and its immediate subtraction; without one they follow from those before
+    reduced = np.empty((num_steps if reset == _SUBTRACT_NOW else 0, _BLOCK), grad.dtype)
+    rows = np.zeros((4, _BLOCK), grad.dtype)
+    for start in range(first, last, _BLOCK):
+        stop = min(start + _BLOCK, last)
         size = stop - start
-        # carry: gradient of the membrane after a step; row: of that before an immediate reset
-        carry, slopes, row, nothing = rows[0, :size], rows[1, :size], rows[2, :size], rows[3, :size]
+        carry, slopes, scratch, nothing = rows[0, :size], rows[1, :size], rows[2, :size], rows[3, :size]
         onto_beta, onto_threshold = learned[0, start:stop], learned[1, start:stop]
+        after = reduced if reset == _SUBTRACT_NOW else window
         for t in range(num_steps):
-            current = currents[t * step, start:stop]
-            _charge(current, beta, threshold, scale, reset, after[t, :size], charged[t, :size])
-            _reset(threshold, reset, after[t, :size], charged[t, :size], after[t + 1, :size])
+            before = nothing if t == 0 else after[t - 1, :size]
+            _charge(currents[t * step, start:stop], beta, threshold, scale, reset, before, window[t, :size])
+            if reset == _SUBTRACT_NOW:
+                _subtract(threshold, before, window[t, :size], reduced[t, :size])
         carry[:] = 0
         for t in range(num_steps - 1, -1, -1):
-            potential, before, gradient = charged[t, :size], after[t, :size], grad[t, start:stop]
-            _derivative(surrogate, slope, threshold, potential, slopes)
+            charged, gradient = window[t, :size], grad[t, start:stop]
+            before = nothing if t == 0 else after[t - 1, :size]
+            _derivative(surrogate, slope, threshold, charged, slopes)
             if membranes:
-                for i in range(size):
-                    carry[i] += gradient[i]
+                _add(gradient, carry)
                 gradient = nothing
             if onto_beta.size:
-                _learn(threshold, reset, potential, before, gradient, slopes, carry, onto_beta, onto_threshold)
-            if step:
-                row = out[t, start:stop]
-            # What is loaded in a branch alone keeps a loop from being vectorised
-            if reset == _ZERO_NOW:
-                for i in range(size):
-                    silent = zero if potential[i] > threshold else one
-                    onto_charged = carry[i] * silent + (gradient[i] - carry[i] * potential[i]) * slopes[i]
-                    row[i] = onto_charged * scale
-                    carry[i] = beta * onto_charged
-            elif reset == _SUBTRACT_NOW:
-                for i in range(size):
-                    onto_charged = carry[i] + (gradient[i] - carry[i] * threshold) * slopes[i]
-                    row[i] = onto_charged * scale
-                    carry[i] = beta * onto_charged
-            else:
-                for i in range(size):
-                    onto_charged = carry[i] + gradient[i] * slopes[i]
-                    row[i] = onto_charged * scale
-                    carry[i] = beta * onto_charged
-                if reset == _ZERO_LATER:
-                    for i in range(size):
-                        kept = carry[i]
-                        carry[i] = zero if before[i] > threshold else kept
+                _learn(threshold, reset, charged, before, gradient, slopes, carry, onto_beta, onto_threshold)
+            row = out[t, start:stop] if step else scratch
+            _step_back(beta, threshold, scale, reset, charged, before, gradient, slopes, carry, row)
             if not step:
-                total = out[0, start:stop]
-                for i in range(size):
-                    total[i] += row[i]
+                _add(scratch, out[0, start:stop])
 
 
 def _dense(window: th.Tensor) -> tuple[th.Tensor, list[int]]:

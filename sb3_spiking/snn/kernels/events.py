@@ -41,35 +41,50 @@ def _vector_pointer(context, builder, signature, position, array, offset, lanes)
 
 def _row_operations(lanes: int) -> tuple[Any, Any]:
     """
-    Two loops over events in vector instructions, with ``lanes`` numbers in registers. LLVM does not make them of loops over
-    arrays, which may overlap.
+    Two loops over the events below a window of the kernel, line by line, in vector instructions, with ``lanes`` numbers in
+    registers. LLVM does not make them of loops over arrays, which may overlap.
 
-    * ``gather(total, at, weights, start, events, first, last)``: for each event
-      ``total[at : at + lanes] += weights[start + event * lanes :]``
-    * ``scatter``, with the same arguments: ``weights[start + event * lanes :] += total[at : at + lanes]``
+    Both take ``(total, at, weights, start, events, ends, pixel, width, kernel_lines, kernel_width, channels)``. ``start`` is
+    where the weights of the first line lie, ``pixel`` the window's first pixel, of lines of ``width``; ``ends`` says how
+    many events come before each pixel.
+
+    * ``gather``: for each event ``total[at : at + lanes] += weights[of the event]``
+    * ``scatter``: for each event ``weights[of the event] += total[at : at + lanes]``
     """
 
     def make(scatter: bool) -> Any:
         @intrinsic
-        def operation(context, total, at, weights, start, events, first, last):
+        def operation(
+            context, total, at, weights, start, events, ends, pixel, width, kernel_lines, kernel_width, channels
+        ):
             size = types.intp
-            signature = types.void(total, size, weights, size, events, size, size)
+            signature = types.void(total, size, weights, size, events, ends, size, size, size, size, size)
 
             def generate(context, builder, signature, arguments):
-                total, at, weights, start, events, first, last = arguments
+                total, at, weights, start, events, ends, pixel, width, kernel_lines, kernel_width, channels = arguments
                 pointer, align = _vector_pointer(context, builder, signature, 0, total, at, lanes)
                 register = cgutils.alloca_once(builder, pointer.type.pointee)
                 builder.store(builder.load(pointer, align=align), register)
                 data = arrayobj.make_array(signature.args[4])(context, builder, events).data
-                with cgutils.for_range(builder, last, start=first, intp=last.type) as loop:
-                    event = builder.zext(builder.load(builder.gep(data, [loop.index])), start.type)
-                    offset = builder.add(start, builder.mul(event, start.type(lanes)))
-                    row, _ = _vector_pointer(context, builder, signature, 2, weights, offset, lanes)
-                    added = builder.fadd(builder.load(register), builder.load(row, align=align))
-                    if scatter:
-                        builder.store(added, row, align=align)
-                    else:
-                        builder.store(added, register)
+                counts = arrayobj.make_array(signature.args[5])(context, builder, ends).data
+                row_size = builder.mul(channels, start.type(lanes))
+                line_size = builder.mul(row_size, kernel_width)
+                with cgutils.for_range(builder, kernel_lines, intp=start.type) as line:
+                    at_pixel = builder.add(pixel, builder.mul(line.index, width))
+                    first = builder.load(builder.gep(counts, [at_pixel]))
+                    last = builder.load(builder.gep(counts, [builder.add(at_pixel, kernel_width)]))
+                    base = builder.sub(
+                        builder.add(start, builder.mul(line.index, line_size)), builder.mul(at_pixel, row_size)
+                    )
+                    with cgutils.for_range(builder, last, start=first, intp=start.type) as loop:
+                        event = builder.zext(builder.load(builder.gep(data, [loop.index])), start.type)
+                        offset = builder.add(base, builder.mul(event, start.type(lanes)))
+                        row, _ = _vector_pointer(context, builder, signature, 2, weights, offset, lanes)
+                        added = builder.fadd(builder.load(register), builder.load(row, align=align))
+                        if scatter:
+                            builder.store(added, row, align=align)
+                        else:
+                            builder.store(added, register)
                 if not scatter:
                     builder.store(builder.load(register), pointer, align=align)
                 return context.get_dummy_value()
@@ -87,23 +102,23 @@ _gather_16, _scatter_16 = _row_operations(16)
 
 
 @kernel
-def _gather(lanes, total, at, weights, start, events, first, last):
+def _gather(lanes, total, at, weights, start, events, ends, pixel, width, kernel_lines, kernel_width, channels):
     if lanes == 64:
-        _gather_64(total, at, weights, start, events, first, last)
+        _gather_64(total, at, weights, start, events, ends, pixel, width, kernel_lines, kernel_width, channels)
     elif lanes == 32:
-        _gather_32(total, at, weights, start, events, first, last)
+        _gather_32(total, at, weights, start, events, ends, pixel, width, kernel_lines, kernel_width, channels)
     else:
-        _gather_16(total, at, weights, start, events, first, last)
+        _gather_16(total, at, weights, start, events, ends, pixel, width, kernel_lines, kernel_width, channels)
 
 
 @kernel
-def _scatter(lanes, total, at, weights, start, events, first, last):
+def _scatter(lanes, total, at, weights, start, events, ends, pixel, width, kernel_lines, kernel_width, channels):
     if lanes == 64:
-        _scatter_64(total, at, weights, start, events, first, last)
+        _scatter_64(total, at, weights, start, events, ends, pixel, width, kernel_lines, kernel_width, channels)
     elif lanes == 32:
-        _scatter_32(total, at, weights, start, events, first, last)
+        _scatter_32(total, at, weights, start, events, ends, pixel, width, kernel_lines, kernel_width, channels)
     else:
-        _scatter_16(total, at, weights, start, events, first, last)
+        _scatter_16(total, at, weights, start, events, ends, pixel, width, kernel_lines, kernel_width, channels)
 
 
 @intrinsic
@@ -188,7 +203,7 @@ def _unpack(words, channels, events, pixel_ends):
 
 
 @kernel
-def _forward(first, last, words, largest, geometry, weights, bias, out):
+def _forward(first, last, words, largest, geometry, together, weights, bias, out):
     """
     Tiles first to last of the rows. words: (R, pixels, words of a pixel); largest: spikes of the row with most of them;
     weights: (blocks * taps * C * lanes,); out: (R * positions * blocks * lanes,).
@@ -204,17 +219,18 @@ def _forward(first, last, words, largest, geometry, weights, bias, out):
             for position in range(row * positions, row * positions + positions):
                 out[position * outputs : position * outputs + outputs] = bias
         for block in range(blocks):
-            for kernel_line in range(kernel_height):
+            for kernel_line in range(0, kernel_height, together):
                 slab = (block * kernel_height + kernel_line) * kernel_width * channels * lanes
                 for row in range(start, stop):
-                    ends = pixel_ends[row - start]
-                    for position in range(positions):
-                        pixel = (position // columns * stride + kernel_line) * width + position % columns * stride
-                        _gather(
-                            lanes, out, (row * positions + position) * outputs + block * lanes,
-                            weights, slab - pixel * channels * lanes,
-                            events[row - start], ends[pixel], ends[pixel + kernel_width],
-                        )  # fmt: skip
+                    at = row * positions * outputs + block * lanes
+                    for line in range(lines):
+                        for column in range(columns):
+                            pixel = (line * stride + kernel_line) * width + column * stride
+                            _gather(
+                                lanes, out, at, weights, slab, events[row - start], pixel_ends[row - start],
+                                pixel, width, min(together, kernel_height - kernel_line), kernel_width, channels,
+                            )  # fmt: skip
+                            at += outputs
 
 
 @kernel
@@ -238,14 +254,15 @@ def _weight_gradient(first, last, words, largest, geometry, grads, out):
             for kernel_line in range(kernel_height):
                 slab = (block * kernel_height + kernel_line) * kernel_width * channels * lanes
                 for row in range(start, stop):
-                    ends = pixel_ends[row - start]
-                    for position in range(positions):
-                        pixel = (position // columns * stride + kernel_line) * width + position % columns * stride
-                        _scatter(
-                            lanes, grads, (row * positions + position) * outputs + block * lanes,
-                            gradients, slab - pixel * channels * lanes,
-                            events[row - start], ends[pixel], ends[pixel + kernel_width],
-                        )  # fmt: skip
+                    at = row * positions * outputs + block * lanes
+                    for line in range(lines):
+                        for column in range(columns):
+                            pixel = (line * stride + kernel_line) * width + column * stride
+                            _scatter(
+                                lanes, grads, at, gradients, slab, events[row - start], pixel_ends[row - start],
+                                pixel, width, 1, kernel_width, channels,
+                            )  # fmt: skip
+                            at += outputs
 
 
 class Packed(NamedTuple):
@@ -277,6 +294,11 @@ def pack(window: th.Tensor) -> Packed | None:
     return None if counts.min() < 0 else Packed(words, window.shape, int(counts.sum()), int(counts.max()))
 
 
+def kernel_lines_together(weight, lanes):
+    import os
+    return int(os.environ.get('TOG') or max(1, 200000 // (weight[0, :, 0].numel() * lanes * weight.element_size())))
+
+
 def _geometry(shape: th.Size, weight: th.Tensor, stride: int) -> tuple[int, ...]:
     """Numbers that describe a convolution to the kernels; the last four: lines, columns, blocks, lanes, rows of a tile."""
     height, width = shape[3:]
@@ -296,12 +318,13 @@ class _EventConvolution(th.autograd.Function):
         num_steps, samples = packed.shape[:2]
         rows, outputs = num_steps * samples, weight.shape[0]
         missing = blocks * lanes - outputs
-        padded = F.pad(weight.detach(), (0, 0, 0, 0, 0, 0, 0, missing))
+        padded = F.pad(weight.detach(), (0, 0, 0, 0, 0, 0, 0, missing)) if missing else weight.detach()
         weights = padded.unflatten(0, (blocks, lanes)).permute(0, 3, 4, 2, 1).flatten()
         out = weights.new_empty(rows * lines * columns * blocks * lanes)
         work = packed.count * weight[0, 0].numel() * outputs
         bias = F.pad(bias.detach(), (0, missing))
-        arguments = (packed.words.numpy(), packed.largest, geometry, weights.numpy(), bias.numpy(), out.numpy())
+        together = kernel_lines_together(weight, lanes)
+        arguments = (packed.words.numpy(), packed.largest, geometry, together, weights.numpy(), bias.numpy(), out.numpy())
         run(_forward, -(-rows // tile), work, *arguments)
         ctx.save_for_backward(weight, packed.words)
         ctx.settings = (packed._replace(words=None), stride)
@@ -320,7 +343,7 @@ class _EventConvolution(th.autograd.Function):
             geometry = _geometry(packed.shape, weight, stride)
             *_, blocks, lanes, _ = geometry
             outputs, channels, kernel_height, kernel_width = weight.shape
-            padded = F.pad(grad, (0, blocks * lanes - outputs)).flatten()
+            padded = (F.pad(grad, (0, blocks * lanes - outputs)) if blocks * lanes > outputs else grad).flatten()
             sums = th.zeros(max(1, _GROUPS // blocks), blocks * lanes * weight[0].numel(), dtype=weight.dtype)
             work = packed.count * weight[0, 0].numel() * outputs
             arguments = (words.numpy(), packed.largest, geometry, padded.numpy(), sums.numpy())
