@@ -18,8 +18,8 @@ from numba.extending import intrinsic
 from numba.np import arrayobj
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.nn import grad as nn_grad
 
+from sb3_spiking.snn.kernels.dense import input_gradient, vector_pointer
 from sb3_spiking.snn.kernels.threads import kernel, run
 
 # Output channels that are added at once, the largest that does not exceed their number by half: 64 are four registers of
@@ -29,14 +29,6 @@ _LANES = (64, 32, 16)
 _TILE_BYTES = 2**17
 # Sums that the gradient of the weights is divided into, whatever the number of threads: so it is the same with any number
 _GROUPS = 8
-
-
-def _vector_pointer(context, builder, signature, position, array, offset, lanes):
-    """Pointer to ``lanes`` numbers of a flat array, and their alignment."""
-    data = arrayobj.make_array(signature.args[position])(context, builder, array).data
-    element = signature.args[position].dtype
-    vector = ir.VectorType(context.get_data_type(element), lanes).as_pointer()
-    return builder.bitcast(builder.gep(data, [offset]), vector), element.bitwidth // 8
 
 
 def _row_operations(lanes: int) -> tuple[Any, Any]:
@@ -62,7 +54,7 @@ def _row_operations(lanes: int) -> tuple[Any, Any]:
 
             def generate(context, builder, signature, arguments):
                 total, at, weights, start, events, ends, pixel, width, kernel_lines, kernel_width, channels = arguments
-                pointer, align = _vector_pointer(context, builder, signature, 0, total, at, lanes)
+                pointer, align = vector_pointer(context, builder, signature, 0, total, at, lanes)
                 register = cgutils.alloca_once(builder, pointer.type.pointee)
                 builder.store(builder.load(pointer, align=align), register)
                 data = arrayobj.make_array(signature.args[4])(context, builder, events).data
@@ -79,7 +71,7 @@ def _row_operations(lanes: int) -> tuple[Any, Any]:
                     with cgutils.for_range(builder, last, start=first, intp=start.type) as loop:
                         event = builder.zext(builder.load(builder.gep(data, [loop.index])), start.type)
                         offset = builder.add(base, builder.mul(event, start.type(lanes)))
-                        row, _ = _vector_pointer(context, builder, signature, 2, weights, offset, lanes)
+                        row, _ = vector_pointer(context, builder, signature, 2, weights, offset, lanes)
                         added = builder.fadd(builder.load(register), builder.load(row, align=align))
                         if scatter:
                             builder.store(added, row, align=align)
@@ -142,7 +134,7 @@ def _fired_16(context, window, at):
     """Bits of 16 numbers that are not 0, and of those that are neither 0 nor 1."""
 
     def generate(context, builder, signature, arguments):
-        pointer, align = _vector_pointer(context, builder, signature, 0, *arguments, 16)
+        pointer, align = vector_pointer(context, builder, signature, 0, *arguments, 16)
         numbers = builder.load(pointer, align=align)
         fired = builder.fcmp_unordered("!=", numbers, ir.Constant(numbers.type, [0.0] * 16))
         other = builder.and_(fired, builder.fcmp_unordered("!=", numbers, ir.Constant(numbers.type, [1.0] * 16)))
@@ -338,7 +330,7 @@ class _EventConvolution(th.autograd.Function):
         grad = grad_outputs[0].permute(0, 1, 3, 4, 2).contiguous()
         onto_window = onto_weight = onto_bias = None
         if ctx.needs_input_grad[0]:
-            onto_window = dense_input_gradient(packed.shape, weight, grad, stride)
+            onto_window = input_gradient(packed.shape, weight, grad, stride)
         if ctx.needs_input_grad[1]:
             geometry = _geometry(packed.shape, weight, stride)
             *_, blocks, lanes, _ = geometry
@@ -353,24 +345,6 @@ class _EventConvolution(th.autograd.Function):
         if ctx.needs_input_grad[2]:
             onto_bias = grad.sum(dim=(0, 1, 2, 3))
         return onto_window, onto_weight, onto_bias, None, None
-
-
-def dense_input_gradient(shape: th.Size, weight: th.Tensor, grad: th.Tensor, stride: int) -> th.Tensor:
-    """
-    :param shape: (T, B, C, H, W) of the window
-    :param weight: shape (O, C, KH, KW)
-    :param grad: of the output, shape (T, B, OH, OW, O)
-    :return: gradient of the window, shape (T, B, C, H, W), channels last in memory
-    """
-    num_steps, samples, channels, height, width = shape
-    if grad.shape[2:4] == (1, 1):
-        # A matrix product, as a convolution: several times faster than with MKL on AMD's processors
-        matrix = weight.permute(2, 3, 1, 0).flatten(0, 2)[:, :, None, None]
-        columns = F.conv2d(grad.reshape(1, num_steps * samples, 1, -1).permute(0, 3, 1, 2), matrix)
-        return columns.permute(0, 2, 3, 1).reshape(num_steps, samples, height, width, channels).permute(0, 1, 4, 2, 3)
-    images = grad.flatten(0, 1).permute(0, 3, 1, 2)
-    weight = weight.contiguous(memory_format=th.channels_last)
-    return nn_grad.conv2d_input((num_steps * samples, *shape[2:]), weight, images, stride).unflatten(0, shape[:2])
 
 
 def convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: int, packed: Packed) -> th.Tensor:
