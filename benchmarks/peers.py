@@ -33,11 +33,9 @@ def spiking_policy(num_steps: int, weight_scales: tuple[float, ...] = WEIGHT_SCA
     """Our policy with the paper's network, awake."""
     th.manual_seed(0)
     policy = SpikingPolicy(IMAGES, ACTIONS, lambda _: 1e-4, preset="liu2022", num_steps=num_steps, **settings)
-    body = policy.q_net.features_extractor
-    layers = [*body.conv, *body.dense]
     with th.no_grad():
-        for layer, scale in zip(layers, weight_scales, strict=True):
-            layer.connection.weight *= scale
+        for connection, scale in zip(connections(policy), weight_scales, strict=False):
+            connection.weight *= scale
     policy.q_net_target.load_state_dict(policy.q_net.state_dict())
     return policy
 
@@ -52,11 +50,14 @@ def relu_policy() -> DQNPolicy:
     return CnnPolicy(IMAGES, ACTIONS, lambda _: 1e-4)
 
 
-def copies(policy: SpikingPolicy) -> list[nn.Module]:
-    """Copies of the connections of a policy: three convolutions, two linear layers."""
-    body = policy.q_net.features_extractor
-    connections = [layer.connection for layer in (*body.conv, *body.dense)] + [policy.q_net.q_net[0]]
-    return [copy.deepcopy(connection) for connection in connections]
+def connections(policy: SpikingPolicy) -> list[Any]:
+    """The connections of a policy: three convolutions, two linear layers."""
+    return [module for module in policy.q_net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+
+
+def copies(policy: SpikingPolicy) -> list[Any]:
+    """Copies of the connections."""
+    return copy.deepcopy(connections(policy))
 
 
 class SnnTorchLoop(nn.Module):
@@ -100,6 +101,7 @@ class SpikingJellyNet(nn.Module):
 
         super().__init__()
         self.num_steps = policy.settings.num_steps
+        self.q_net: nn.Module
         conv1, conv2, conv3, linear, self.q_net = copies(policy)
 
         def lif() -> nn.Module:
@@ -139,7 +141,9 @@ class DenseConnections(nn.Module):
     def __init__(self, policy: SpikingPolicy) -> None:
         super().__init__()
         self.num_steps = policy.settings.num_steps
-        self.connections = nn.ModuleList(copies(policy)).to(memory_format=th.channels_last)
+        self.connections = nn.ModuleList(copies(policy))
+        for connection in self.connections:
+            connection.to(memory_format=th.channels_last)
 
     def forward(self, images: th.Tensor) -> th.Tensor:
         conv1, conv2, conv3, linear, q_net = self.connections

@@ -32,10 +32,12 @@ def spike_counts(policy: BasePolicy, observations: PyTorchObs) -> list[SpikeCoun
     :param observations: a batch as the policy takes it, shape (B, \\*)
     :return: the spikes of each layer that fires in choosing an action, from the input to the output
     """
-    layers: list[SpikeCounts] = []
+    layers: dict[Leaky, SpikeCounts] = {}
 
     def count(neuron: Leaky, inputs: Any, spikes: th.Tensor) -> None:
-        layers.append(SpikeCounts(spikes.sum(dim=(0, 1)), spikes.shape[0] * spikes.shape[1]))
+        # A layer may see the batch in parts
+        earlier = layers.get(neuron, SpikeCounts(th.zeros((), device=spikes.device), 0))
+        layers[neuron] = SpikeCounts(earlier.counts + spikes.sum(dim=(0, 1)), earlier.steps + spikes.shape[:2].numel())
 
     hooks = [module.register_forward_hook(count) for module in policy.modules() if isinstance(module, Leaky)]
     devices = [policy.device] if policy.device.type == "cuda" else []
@@ -45,7 +47,7 @@ def spike_counts(policy: BasePolicy, observations: PyTorchObs) -> list[SpikeCoun
     finally:
         for hook in hooks:
             hook.remove()
-    return layers
+    return list(layers.values())
 
 
 class SpikeMonitor(BaseCallback):

@@ -62,8 +62,8 @@ def test_learns_and_only_through_the_surrogate_gradient(monkeypatch):
         def backward(ctx, grad):
             return th.zeros_like(grad)
 
-    monkeypatch.setitem(SURROGATES, "fast_sigmoid", SurrogateFactory(lambda slope: NoGradient.apply, 25.0))
-    assert share_of_right_actions() < 0.85
+    monkeypatch.setitem(SURROGATES, "no_gradient", SurrogateFactory(lambda: NoGradient.apply))
+    assert share_of_right_actions(spike_grad="no_gradient") < 0.85
 
 
 @pytest.mark.slow

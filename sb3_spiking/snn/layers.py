@@ -6,7 +6,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_spiking.snn.kernels import convolution
+from sb3_spiking.snn.kernels import convolution, traced
 from sb3_spiking.snn.neurons import Leaky
 
 
@@ -57,7 +57,7 @@ def in_parts(layers: Callable[[th.Tensor], th.Tensor], window: th.Tensor, number
     :return: shape (T, B, \\*out)
     """
     samples = max(1, _NUMBERS_AT_ONCE // numbers)
-    if window.device.type != "cpu" or window.shape[1] <= samples:
+    if window.device.type != "cpu" or window.shape[1] <= samples or traced():
         return layers(window)
     parts = window.chunk(-(-window.shape[1] // samples), dim=1)
     return th.cat([layers(part) for part in parts], dim=1)

@@ -30,6 +30,10 @@ class _Bounded(th.autograd.Function):
         return grad.masked_fill(outward, 0.0), None, None
 
 
+def _bounded(value: th.Tensor, low: float, high: float) -> th.Tensor:
+    return _Bounded.apply(value, low, high) if value.requires_grad else value.clamp(low, high)
+
+
 class Leaky(snn.Leaky):
     """
     A layer of leaky integrate-and-fire neurons that runs a whole window of simulation steps in one call. Spikes and
@@ -94,8 +98,8 @@ class Leaky(snn.Leaky):
         return leaky_window(
             currents,
             currents.shape[0] if num_steps is None else num_steps,
-            _Bounded.apply(self.beta, 0.0, 1.0),
-            _Bounded.apply(self.threshold, 0.0, float("inf")),
+            _bounded(self.beta, 0.0, 1.0),
+            _bounded(self.threshold, 0.0, float("inf")),
             self.input_scale,
             self.spike_grad,
             self.reset_mechanism,

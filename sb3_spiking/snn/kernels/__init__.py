@@ -18,9 +18,11 @@ from sb3_spiking.snn.kernels import reference
 from sb3_spiking.snn.surrogates import Surrogate
 
 # Event by event, a multiplication takes several times as long as in a dense convolution: it pays while fewer than this share
-# of the neurons fire, and where the dense one would take more than this many multiplications. See docs/speed.md.
+# of the neurons fire, and where each weight is used at more than this number of places, since the weights must be put in
+# another order first. See docs/speed.md.
 _EVENTS_BELOW_RATE = 0.2
-_EVENTS_ABOVE_WORK = 30_000_000
+_EVENTS_ABOVE_PLACES = 100
+_ROWS_FOR_MKL = 32
 
 
 @functools.cache
@@ -39,7 +41,7 @@ def _backend(name: str, needs: str) -> ModuleType | None:
         return None
 
 
-def _traced() -> bool:
+def traced() -> bool:
     """Whether PyTorch is recording operations, to compile or to export them: it can see into plain PyTorch alone."""
     return th.compiler.is_compiling() or th.jit.is_tracing()
 
@@ -62,9 +64,9 @@ def leaky_window(
 ) -> th.Tensor:
     """See :func:`sb3_spiking.snn.kernels.reference.leaky_window`."""
     backend: ModuleType | None = None
-    if not _traced() and _is_plain(currents):
+    if not traced() and _is_plain(currents):
         backend = _backend("cpu", "Numba")
-    if backend is None:
+    if backend is None or spike_grad.name not in backend.SURROGATES:
         backend = reference
     window: th.Tensor = backend.leaky_window(
         currents, num_steps, beta, threshold, input_scale, spike_grad, reset_mechanism, reset_delay, membranes
@@ -82,21 +84,21 @@ def convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, st
     :param stride: stride in both directions
     :return: shape (T, B, O, OH, OW)
     """
-    plain = not _traced() and _is_plain(window) and window.dtype == weight.dtype
-    positions = window[0, 0, 0, ::stride, ::stride].numel()
-    if plain and window.shape[0] > 1 and window.shape[:2].numel() * positions * weight.numel() > _EVENTS_ABOVE_WORK:
+    plain = not traced() and _is_plain(window) and window.dtype == weight.dtype
+    lines, columns = ((size - kernel) // stride + 1 for size, kernel in zip(window.shape[3:], weight.shape[2:], strict=True))
+    if plain and window.shape[0] > 1 and window.shape[:2].numel() * lines * columns > _EVENTS_ABOVE_PLACES:
         events = _backend("events", "Numba")
         packed = None if events is None else events.pack(window)
-        if events is not None and packed is not None and packed.count < _EVENTS_BELOW_RATE * window.numel():
+        if events is not None and packed is not None and packed.spikes < _EVENTS_BELOW_RATE * window.numel():
             currents: th.Tensor = events.convolution(window, weight, bias, stride, packed)
             return currents
     images = window.flatten(0, 1)
     if images.shape[1:] != weight.shape[1:]:
         images = images.contiguous(memory_format=th.channels_last)
         return F.conv2d(images, weight, bias, stride).unflatten(0, window.shape[:2])
-    # A linear layer. oneDNN's convolutions are twice as fast as MKL's matrix products on AMD's processors.
+    # A linear layer. For many rows oneDNN's convolutions are faster than MKL's matrix products, for few the other way round.
     inputs, matrix = images.flatten(1), weight.flatten(1)
-    if plain and th.backends.mkldnn.is_available():
+    if plain and len(inputs) > _ROWS_FOR_MKL and th.backends.mkldnn.is_available():
         outputs = F.conv2d(inputs[None, None].permute(0, 3, 1, 2), matrix[:, :, None, None], bias).permute(0, 2, 3, 1)
     else:
         outputs = F.linear(inputs, matrix, bias)

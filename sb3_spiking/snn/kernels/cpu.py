@@ -26,7 +26,8 @@ _RESETS = {
 }
 
 _FAST_SIGMOID, _ATAN, _SIGMOID, _SFS, _SPIKE_RATE_ESCAPE, _TRIANGULAR, _HEAVISIDE, _STRAIGHT_THROUGH = range(8)
-_SURROGATES = {
+# The surrogates that there are formulas for
+SURROGATES = {
     "fast_sigmoid": _FAST_SIGMOID,
     "atan": _ATAN,
     "sigmoid": _SIGMOID,
@@ -201,8 +202,8 @@ def _add(row, total):
 @kernel
 def _backward(first, last, currents, beta, threshold, scale, reset, surrogate, slope, membranes, grad, out, learned):
     """
-    Neurons first to last. grad: of the spikes or membranes, (T, N); out: gradient of the currents, (T or 1, N), zeros if (1, N);
-    learned: gradients of beta and of the threshold for each neuron, (2, N), or (2, 0) if neither is wanted.
+    Neurons first to last. grad: of the spikes or membranes, (T, N); out: gradient of the currents, (T or 1, N), zeros if
+    (1, N); learned: gradients of beta and of the threshold for each neuron, (2, N), or (2, 0) if neither is wanted.
     """
     num_steps = grad.shape[0]
     step = 0 if currents.shape[0] == 1 else 1
@@ -243,12 +244,20 @@ def _dense(window: th.Tensor) -> tuple[th.Tensor, list[int]]:
     :return: the same values with dimensions permuted into the order of the memory, as a contiguous tensor, and the
         permutation
     """
-    order = [0, *sorted(range(1, window.dim()), key=lambda dim: -window.stride(dim))]
+    order = [0, *sorted(range(1, window.dim()), key=window.stride, reverse=True)]
     return window.permute(order).contiguous(), order
 
 
 def _restored(permuted: th.Tensor, order: list[int]) -> th.Tensor:
     return permuted.permute(sorted(range(len(order)), key=order.__getitem__))
+
+
+def _run_forward(currents: th.Tensor, num_steps: int, dynamics: tuple[Any, ...], membranes: bool) -> th.Tensor:
+    permuted, order = _dense(currents)
+    out = permuted.new_empty(num_steps, *permuted.shape[1:])
+    flat = permuted.flatten(1).numpy()
+    run(_forward, flat.shape[1], out.numel(), flat, *dynamics, membranes, out.flatten(1).numpy())
+    return _restored(out, order)
 
 
 class _LeakyWindow(th.autograd.Function):
@@ -259,20 +268,13 @@ class _LeakyWindow(th.autograd.Function):
         beta: th.Tensor,
         threshold: th.Tensor,
         num_steps: int,
-        input_scale: float,
+        dynamics: tuple[Any, ...],
         spike_grad: Surrogate,
-        reset: int,
         membranes: bool,
     ) -> th.Tensor:
-        permuted, order = _dense(currents)
-        out = permuted.new_empty(num_steps, *permuted.shape[1:])
-        flat = permuted.flatten(1).numpy()
-        number = flat.dtype.type
-        dynamics = (number(beta.item()), number(threshold.item()), number(input_scale), reset)
-        run(_forward, flat.shape[1], out.numel(), flat, *dynamics, membranes, out.flatten(1).numpy())
         ctx.save_for_backward(currents, beta, threshold)
         ctx.settings = (dynamics, spike_grad, membranes)
-        return _restored(out, order)
+        return _run_forward(currents.detach(), num_steps, dynamics, membranes)
 
     @staticmethod
     @once_differentiable
@@ -285,15 +287,14 @@ class _LeakyWindow(th.autograd.Function):
         out = th.empty_like(permuted) if flat.shape[0] > 1 else th.zeros_like(permuted)
         learns = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         learned = np.zeros((2, flat.shape[1] if learns else 0), flat.dtype)
-        surrogate, slope = _SURROGATES[spike_grad.name], flat.dtype.type(spike_grad.slope or 0)
+        surrogate, slope = SURROGATES[spike_grad.name], flat.dtype.type(spike_grad.slope or 0)
         results = (out.flatten(1).numpy(), learned)
         run(_backward, flat.shape[1], 4 * grad.size, flat, *dynamics, surrogate, slope, membranes, grad, *results)
         totals: list[th.Tensor | None] = [None, None]
         if learns:
             sums = learned.sum(axis=1, dtype=np.float64)
-            totals = [th.as_tensor(total).to(parameter) for total, parameter in zip(sums, (beta, threshold), strict=True)]
-            totals = [total.reshape(parameter.shape) for total, parameter in zip(totals, (beta, threshold), strict=True)]
-        return (_restored(out, order), *totals, None, None, None, None, None)
+            totals = [p.new_tensor(total).reshape(p.shape) for total, p in zip(sums, (beta, threshold), strict=True)]
+        return (_restored(out, order), *totals, None, None, None, None)
 
 
 def leaky_window(
@@ -308,8 +309,12 @@ def leaky_window(
     membranes: bool = False,
 ) -> th.Tensor:
     """See :func:`sb3_spiking.snn.kernels.reference.leaky_window`."""
+    number = np.float32 if currents.dtype == th.float32 else np.float64
     reset = _RESETS[reset_mechanism, reset_delay]
-    return _LeakyWindow.apply(currents, beta, threshold, num_steps, input_scale, spike_grad, reset, membranes)
+    dynamics = (number(beta.item()), number(threshold.item()), number(input_scale), reset)
+    if th.is_grad_enabled():
+        return _LeakyWindow.apply(currents, beta, threshold, num_steps, dynamics, spike_grad, membranes)
+    return _run_forward(currents, num_steps, dynamics, membranes)
 
 
 def check() -> None:

@@ -78,9 +78,9 @@ _multiply_many, _multiply_one = _multiply(_POSITIONS), _multiply(1)
 @kernel
 def _input_gradient(first, last, positions, depth, grads, panels, shifts, places, out):
     """
-    Groups first to last of _POSITIONS images. grads: (R * positions * depth,); panels: (panels * depth * lanes,); shifts: where
-    the window of the kernel has the channels of each panel; places: where the window lies for each position of a group of
-    images; out: (R, numbers of an image).
+    Groups first to last of _POSITIONS images. grads: (R * positions * depth,); panels: (panels * depth * lanes,); shifts:
+    where the window of the kernel has the channels of each panel; places: where the window lies for each position of a group
+    of images; out: (R, numbers of an image).
     """
     flat = out.reshape(-1)
     for group in range(first, last):

@@ -27,6 +27,8 @@ from sb3_spiking.snn.kernels.threads import kernel, run
 _LANES = (64, 32, 16)
 # Rows of a tile, which take their turn while a line of the kernel's weights is in the cache: as many as these bytes of output
 _TILE_BYTES = 2**17
+# Lines of the kernel's weights that take one turn together, in the cache: at most these bytes
+_LINES_BYTES = 200_000
 # Sums that the gradient of the weights is divided into, whatever the number of threads: so it is the same with any number
 _GROUPS = 8
 
@@ -46,9 +48,7 @@ def _row_operations(lanes: int) -> tuple[Any, Any]:
 
     def make(scatter: bool) -> Any:
         @intrinsic
-        def operation(
-            context, total, at, weights, start, events, ends, pixel, width, kernel_lines, kernel_width, channels
-        ):
+        def operation(context, total, at, weights, start, events, ends, pixel, width, kernel_lines, kernel_width, channels):
             size = types.intp
             signature = types.void(total, size, weights, size, events, ends, size, size, size, size, size)
 
@@ -65,9 +65,7 @@ def _row_operations(lanes: int) -> tuple[Any, Any]:
                     at_pixel = builder.add(pixel, builder.mul(line.index, width))
                     first = builder.load(builder.gep(counts, [at_pixel]))
                     last = builder.load(builder.gep(counts, [builder.add(at_pixel, kernel_width)]))
-                    base = builder.sub(
-                        builder.add(start, builder.mul(line.index, line_size)), builder.mul(at_pixel, row_size)
-                    )
+                    base = builder.sub(builder.add(start, builder.mul(line.index, line_size)), builder.mul(at_pixel, row_size))
                     with cgutils.for_range(builder, last, start=first, intp=start.type) as loop:
                         event = builder.zext(builder.load(builder.gep(data, [loop.index])), start.type)
                         offset = builder.add(base, builder.mul(event, start.type(lanes)))
@@ -263,13 +261,13 @@ class Packed(NamedTuple):
 
     :param words: a bit for each channel, shape (T * B, H * W, ceil(C / 64))
     :param shape: (T, B, C, H, W) of the window
-    :param count: number of spikes
+    :param spikes: number of spikes
     :param largest: number of spikes of the step and sample with most of them
     """
 
     words: th.Tensor
     shape: th.Size
-    count: int
+    spikes: int
     largest: int
 
 
@@ -286,65 +284,78 @@ def pack(window: th.Tensor) -> Packed | None:
     return None if counts.min() < 0 else Packed(words, window.shape, int(counts.sum()), int(counts.max()))
 
 
-def kernel_lines_together(weight, lanes):
-    import os
-    return int(os.environ.get('TOG') or max(1, 200000 // (weight[0, :, 0].numel() * lanes * weight.element_size())))
-
-
 def _geometry(shape: th.Size, weight: th.Tensor, stride: int) -> tuple[int, ...]:
-    """Numbers that describe a convolution to the kernels; the last four: lines, columns, blocks, lanes, rows of a tile."""
+    """
+    Numbers that describe a convolution to the kernels; the last five: lines, columns, blocks, lanes, rows of a tile.
+    """
     height, width = shape[3:]
     outputs, channels, kernel_height, kernel_width = weight.shape
     lines, columns = (height - kernel_height) // stride + 1, (width - kernel_width) // stride + 1
     lanes = next((lanes for lanes in _LANES if lanes < 1.5 * outputs), _LANES[-1])
     blocks = -(-outputs // lanes)
-    tile = max(1, _TILE_BYTES // (lines * columns * blocks * lanes * weight.element_size()))
+    tile = _TILE_BYTES // (lines * columns * blocks * lanes * weight.element_size())
+    tile = max(1, min(tile, -(-shape[:2].numel() // th.get_num_threads())))
     return width, channels, kernel_height, kernel_width, stride, lines, columns, blocks, lanes, tile
+
+
+def _currents(weight: th.Tensor, bias: th.Tensor, stride: int, packed: Packed) -> th.Tensor:
+    geometry = _geometry(packed.shape, weight, stride)
+    *_, lines, columns, blocks, lanes, tile = geometry
+    num_steps, samples = packed.shape[:2]
+    rows, outputs = num_steps * samples, weight.shape[0]
+    missing = blocks * lanes - outputs
+    if missing:
+        weight, bias = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, missing)), F.pad(bias, (0, missing))
+    together = max(1, _LINES_BYTES // (weight[0, :, 0].numel() * lanes * weight.element_size()))
+    out = weight.new_empty(rows * lines * columns * blocks * lanes)
+    arguments = (packed.words.numpy(), packed.largest, geometry, together, _blocked(weight, lanes).numpy(), bias.numpy())
+    run(_forward, -(-rows // tile), packed.spikes * weight[:, 0].numel(), *arguments, out.numpy())
+    return out.view(num_steps, samples, lines, columns, blocks * lanes)[..., :outputs].permute(0, 1, 4, 2, 3)
+
+
+def _blocked(weight: th.Tensor, lanes: int) -> th.Tensor:
+    """
+    :param weight: shape (O, C, KH, KW), O a multiple of ``lanes``
+    :return: the same with shape (O / lanes, KH, KW, C, lanes), flat
+    """
+    return weight.unflatten(0, (-1, lanes)).permute(0, 3, 4, 2, 1).flatten()
 
 
 class _EventConvolution(th.autograd.Function):
     @staticmethod
     def forward(ctx: Any, window: th.Tensor, weight: th.Tensor, bias: th.Tensor, stride: int, packed: Packed) -> th.Tensor:
-        geometry = _geometry(packed.shape, weight, stride)
-        *_, lines, columns, blocks, lanes, tile = geometry
-        num_steps, samples = packed.shape[:2]
-        rows, outputs = num_steps * samples, weight.shape[0]
-        missing = blocks * lanes - outputs
-        padded = F.pad(weight.detach(), (0, 0, 0, 0, 0, 0, 0, missing)) if missing else weight.detach()
-        weights = padded.unflatten(0, (blocks, lanes)).permute(0, 3, 4, 2, 1).flatten()
-        out = weights.new_empty(rows * lines * columns * blocks * lanes)
-        work = packed.count * weight[0, 0].numel() * outputs
-        bias = F.pad(bias.detach(), (0, missing))
-        together = kernel_lines_together(weight, lanes)
-        arguments = (packed.words.numpy(), packed.largest, geometry, together, weights.numpy(), bias.numpy(), out.numpy())
-        run(_forward, -(-rows // tile), work, *arguments)
         ctx.save_for_backward(weight, packed.words)
-        ctx.settings = (packed._replace(words=None), stride)
-        return out.view(num_steps, samples, lines, columns, blocks * lanes)[..., :outputs].permute(0, 1, 4, 2, 3)
+        ctx.settings = (packed[1:], stride)
+        return _currents(weight.detach(), bias.detach(), stride, packed)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
         weight, words = ctx.saved_tensors
-        packed, stride = ctx.settings
+        settings, stride = ctx.settings
+        packed = Packed(words, *settings)
         grad = grad_outputs[0].permute(0, 1, 3, 4, 2).contiguous()
         onto_window = onto_weight = onto_bias = None
         if ctx.needs_input_grad[0]:
             onto_window = input_gradient(packed.shape, weight, grad, stride)
         if ctx.needs_input_grad[1]:
-            geometry = _geometry(packed.shape, weight, stride)
-            *_, blocks, lanes, _ = geometry
-            outputs, channels, kernel_height, kernel_width = weight.shape
-            padded = (F.pad(grad, (0, blocks * lanes - outputs)) if blocks * lanes > outputs else grad).flatten()
-            sums = th.zeros(max(1, _GROUPS // blocks), blocks * lanes * weight[0].numel(), dtype=weight.dtype)
-            work = packed.count * weight[0, 0].numel() * outputs
-            arguments = (words.numpy(), packed.largest, geometry, padded.numpy(), sums.numpy())
-            run(_weight_gradient, sums.shape[0] * blocks, work, *arguments)
-            total = sums.sum(dim=0).view(blocks, kernel_height, kernel_width, channels, lanes)
-            onto_weight = total.permute(0, 4, 3, 1, 2).flatten(0, 1)[:outputs]
+            onto_weight = _weights_gradient(weight, grad, stride, packed)
         if ctx.needs_input_grad[2]:
             onto_bias = grad.sum(dim=(0, 1, 2, 3))
         return onto_window, onto_weight, onto_bias, None, None
+
+
+def _weights_gradient(weight: th.Tensor, grad: th.Tensor, stride: int, packed: Packed) -> th.Tensor:
+    geometry = _geometry(packed.shape, weight, stride)
+    *_, blocks, lanes, _ = geometry
+    outputs, channels, kernel_height, kernel_width = weight.shape
+    missing = blocks * lanes - outputs
+    padded = F.pad(grad, (0, missing)) if missing else grad
+    sums = grad.new_zeros(max(1, _GROUPS // blocks), blocks * lanes * weight[0].numel())
+    arguments = (packed.words.numpy(), packed.largest, geometry, padded.flatten().numpy(), sums.numpy())
+    run(_weight_gradient, sums.shape[0] * blocks, packed.spikes * weight[:, 0].numel(), *arguments)
+    total = sums.sum(dim=0).view(blocks, kernel_height, kernel_width, channels, lanes)
+    return total.permute(0, 4, 3, 1, 2).flatten(0, 1)[:outputs]
 
 
 def convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: int, packed: Packed) -> th.Tensor:
@@ -359,7 +370,9 @@ def convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, st
     :return: shape (T, B, O, OH, OW), channels last in memory
     """
     bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
-    return _EventConvolution.apply(window, weight, bias, stride, packed)
+    if th.is_grad_enabled():
+        return _EventConvolution.apply(window, weight, bias, stride, packed)
+    return _currents(weight.detach(), bias.detach(), stride, packed)
 
 
 def check() -> None:
@@ -368,5 +381,6 @@ def check() -> None:
     """
     window, weight = th.ones(2, 1, 1, 1, 1), th.ones(1, 1, 1, 1)
     packed = pack(window)
-    assert packed is not None and packed.count == 2
+    assert packed is not None
+    assert packed.spikes == 2
     assert convolution(window, weight, weight[:, 0, 0, 0], 1, packed).sum() == 4

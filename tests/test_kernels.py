@@ -1,0 +1,287 @@
+"""Every backend against the plain definition: spikes, values and gradients."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from torch.nn import functional as F
+
+from sb3_spiking import SpikingPolicy
+from sb3_spiking.callbacks import spike_counts
+from sb3_spiking.snn import SURROGATES, Leaky, kernels
+from sb3_spiking.snn.kernels import cpu, events, reference
+from sb3_spiking.snn.surrogates import Surrogate
+
+RESETS = [(mechanism, delay) for mechanism in ("zero", "subtract", "none") for delay in (True, False)]
+
+
+def run_window(backend, currents, num_steps, beta, threshold, spike_grad, reset, membranes, weights):
+    """A window with its gradients: of the currents, beta and the threshold."""
+    inputs = [tensor.clone().requires_grad_() for tensor in (currents, th.tensor(beta), th.tensor(threshold))]
+    inputs[1:] = [tensor.detach().to(currents.dtype).requires_grad_() for tensor in inputs[1:]]
+    window = backend.leaky_window(inputs[0], num_steps, inputs[1], inputs[2], 0.7, spike_grad, *reset, membranes)
+    grads = th.autograd.grad((window * weights).sum(), inputs, allow_unused=True, materialize_grads=True)
+    return window.detach(), grads
+
+
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("spike_grad", SURROGATES)
+@pytest.mark.parametrize("dtype", [th.float32, th.float64])
+def test_leaky_windows_for_every_surrogate_and_reset(dtype, spike_grad, reset):
+    slope = 3.0 if SURROGATES[spike_grad].default_slope else None
+    for seed, (shape, num_steps, membranes) in enumerate(
+        (((5, 3, 2, 3), 5, False), ((1, 2, 4), 6, False), ((4, 2, 3), 4, True), ((1, 1, 1), 1, True))
+    ):
+        th.manual_seed(seed)
+        currents = th.randn(shape, dtype=dtype) * 2 + 0.5
+        weights = th.randn(num_steps, *shape[1:], dtype=dtype)
+        arguments = (currents, num_steps, 0.6, 0.9, Surrogate(spike_grad, slope), reset, membranes, weights)
+        window, grads = run_window(cpu, *arguments)
+        expected, expected_grads = run_window(reference, *arguments)
+        assert th.equal(window, expected)
+        assert window.dtype == dtype
+        # snnTorch's surrogates round the gradient to single precision in any case
+        tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == th.float32 else {"rtol": 1e-5, "atol": 1e-6}
+        for grad, expected_grad in zip(grads, expected_grads, strict=True):
+            th.testing.assert_close(grad, expected_grad, **tolerance)
+
+
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_leaky_windows_of_many_blocks_and_any_order_in_memory(beta, reset):
+    # More neurons than a block of the kernels holds; as a convolution leaves them, transposed, and every second one
+    base = th.randn(64, 3, 8, 9, 13) * 2
+    layouts = (base, base.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3), base.transpose(1, 4), base[..., ::2])
+    for currents in layouts:
+        weights = th.randn(currents.shape)
+        arguments = (currents, 64, beta, 1.0, Surrogate("fast_sigmoid", 2.0), reset, False, weights)
+        window, grads = run_window(cpu, *arguments)
+        expected, expected_grads = run_window(reference, *arguments)
+        assert th.equal(window, expected)
+        for grad, expected_grad in zip(grads, expected_grads, strict=True):
+            th.testing.assert_close(grad, expected_grad, rtol=1e-3, atol=1e-4)
+
+
+# (T, B, C, H, W, O, kernel, stride): the paper's three, odd ones, a linear layer, more channels than a word has bits
+CONVOLUTIONS = [
+    (4, 2, 32, 20, 20, 64, 4, 2),
+    (3, 2, 64, 9, 9, 64, 3, 1),
+    (5, 3, 64, 7, 7, 130, 7, 1),
+    (3, 2, 16, 7, 9, 5, 3, 2),
+    (2, 7, 10, 8, 8, 4, 3, 1),
+    (1, 1, 1, 3, 3, 7, 2, 1),
+    (5, 3, 48, 8, 6, 33, 3, 3),
+    (2, 5, 100, 1, 1, 20, 1, 1),
+]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("shape", CONVOLUTIONS)
+def test_convolutions_of_spikes(shape, rate):
+    num_steps, samples, channels, height, width, outputs, kernel, stride = shape
+    for dtype, tolerance in ((th.float32, 1e-4), (th.float64, 1e-11)):
+        window = (th.rand(num_steps, samples, channels, height, width) < rate).to(dtype).requires_grad_()
+        weight = (th.randn(outputs, channels, kernel, kernel) / channels).to(dtype).requires_grad_()
+        bias = th.randn(outputs, dtype=dtype, requires_grad=True)
+        packed = events.pack(window)
+        assert packed.spikes == window.sum()
+        currents = events.convolution(window, weight, bias, stride, packed)
+        expected = F.conv2d(window.flatten(0, 1), weight, bias, stride).unflatten(0, window.shape[:2])
+        grad = th.randn_like(currents)
+        results = (currents, *th.autograd.grad(currents, (window, weight, bias), grad))
+        expecteds = (expected, *th.autograd.grad(expected, (window, weight, bias), grad))
+        for result, expected in zip(results, expecteds, strict=True):
+            th.testing.assert_close(result, expected, rtol=tolerance, atol=tolerance)
+        with th.no_grad():
+            assert th.equal(events.convolution(window, weight, bias, stride, packed), currents)
+
+
+@pytest.mark.parametrize("value", [0.5, -1.0, 2.0, float("nan"), float("inf")])
+def test_what_is_not_a_spike_is_not_taken_for_one(value):
+    window = th.zeros(2, 1, 20, 3, 3)
+    window[1, 0, 17, 2, 1] = value
+    assert events.pack(window) is None
+
+
+@pytest.mark.parametrize(("rate", "spikes"), [(0.05, True), (0.05, False), (0.5, True)])
+def test_few_spikes_go_event_by_event(monkeypatch, rate, spikes):
+    kernels._backend("events", "Numba")  # its check is a call too
+    calls = []
+    convolution = events.convolution
+    monkeypatch.setattr(events, "convolution", lambda *args: calls.append(1) or convolution(*args))
+    window = (th.rand(8, 8, 16, 8, 8) < rate).float() * (1.0 if spikes else 0.5)
+    weight = th.randn(16, 16, 3, 3)
+    currents = kernels.convolution(window, weight, None, 1)
+    assert len(calls) == (rate < 0.2 and spikes)
+    expected = F.conv2d(window.flatten(0, 1), weight).unflatten(0, (8, 8))
+    th.testing.assert_close(currents, expected, rtol=1e-4, atol=1e-4)
+
+
+IMAGES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+
+
+def paper_network(num_steps, dtype=th.float32):
+    """The paper's network with weights that make every layer fire."""
+    policy = SpikingPolicy(IMAGES, spaces.Discrete(4), lambda _: 1e-4, preset="liu2022", num_steps=num_steps)
+    body = policy.q_net.features_extractor
+    with th.no_grad():
+        for layer, scale in zip((*body.conv, *body.dense), (4.45, 7.43, 7.91, 8.77), strict=True):
+            layer.connection.weight *= scale
+    return policy.to(dtype)
+
+
+def plain(monkeypatch):
+    monkeypatch.setattr(kernels, "_backend", lambda *args: None)
+
+
+def everything(network, images, weights):
+    """Spikes of each layer, values and gradients; without SB3's preprocessing, which knows single precision alone."""
+    body, layers = network.features_extractor, []
+    hooks = [
+        layer.neuron.register_forward_hook(lambda module, inputs, spikes: layers.append(spikes.detach()))
+        for layer in (*body.conv, *body.dense)
+    ]
+    values = network.q_net(body(images))
+    for hook in hooks:
+        hook.remove()
+    return layers, values, th.autograd.grad((values * weights).sum(), list(network.parameters()))
+
+
+@pytest.mark.parametrize("num_steps", [1, 7, 16])
+def test_the_whole_network(monkeypatch, num_steps):
+    images, weights = th.rand(5, *IMAGES.shape, dtype=th.float64), th.randn(5, 4, dtype=th.float64)
+    double, single = paper_network(num_steps, th.float64).q_net, paper_network(num_steps).q_net
+    single.load_state_dict(double.state_dict())
+    fused = everything(double, images, weights)
+    fused_single = everything(single, images.float(), weights.float())
+    plain(monkeypatch)
+    definition = everything(double, images, weights)
+    definition_single = everything(single, images.float(), weights.float())
+    for spikes, expected in zip(fused[0], definition[0], strict=True):
+        assert spikes.sum() > 0 or num_steps == 1
+        assert th.equal(spikes, expected)
+    th.testing.assert_close(fused[1], definition[1], rtol=1e-9, atol=1e-9)
+    for grad, expected in zip(fused[2], definition[2], strict=True):
+        th.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-6)
+    # In single precision the order of a sum decides about a few borderline spikes
+    for spikes, expected in zip(fused_single[0], definition_single[0], strict=True):
+        assert (spikes != expected).float().mean() < 1e-4
+
+
+def test_a_batch_in_parts_is_the_same_batch(monkeypatch):
+    policy = paper_network(4)
+    images = th.randint(0, 256, (7, *IMAGES.shape), dtype=th.uint8)
+    whole, counts = policy.q_net(images), spike_counts(policy, images)
+    whole.sum().backward()
+    grads = [parameter.grad.clone() for parameter in policy.q_net.parameters()]
+    policy.zero_grad()
+    monkeypatch.setattr("sb3_spiking.snn.layers._NUMBERS_AT_ONCE", 4 * 12_800 * 2)
+    parts = policy.q_net(images)
+    parts.sum().backward()
+    th.testing.assert_close(parts, whole)
+    for parameter, grad in zip(policy.q_net.parameters(), grads, strict=True):
+        th.testing.assert_close(parameter.grad, grad, rtol=1e-4, atol=1e-5)
+    in_parts = spike_counts(policy, images)
+    assert len(in_parts) == len(counts) == 4
+    for layer, expected in zip(in_parts, counts, strict=True):
+        assert th.equal(layer.counts, expected.counts)
+        assert layer.steps == expected.steps == 4 * 7
+
+
+def test_threads_do_not_change_the_result():
+    policy = paper_network(8)
+    images = th.randint(0, 256, (4, *IMAGES.shape), dtype=th.uint8)
+    body = policy.q_net.features_extractor
+    spikes = th.rand(8, 4, 32, 20, 20).round() * (th.rand(8, 4, 32, 20, 20) < 0.2)
+    results = []
+    for threads in (1, 2, 3):
+        th.set_num_threads(threads)
+        try:
+            policy.zero_grad()
+            weight = body.conv[1].connection.weight
+            kernels.convolution(spikes, weight, None, 2).square().sum().backward()
+            results.append((policy.q_net(images).detach(), weight.grad.clone()))
+        finally:
+            th.set_num_threads(1)
+    for values, grad in results[1:]:
+        assert th.equal(grad, results[0][1])
+        th.testing.assert_close(values, results[0][0])
+
+
+def test_two_python_threads_at_once():
+    policy = paper_network(8)
+    images = th.randint(0, 256, (4, *IMAGES.shape), dtype=th.uint8)
+    with th.no_grad():
+        expected = policy.q_net(images)
+    results = [None] * 4
+
+    def work(number):
+        th.set_num_threads(2)
+        with th.no_grad():
+            for _ in range(3):
+                results[number] = policy.q_net(images)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    th.set_num_threads(1)
+    for result in results:
+        th.testing.assert_close(result, expected)
+
+
+def test_autocast_takes_the_plain_path_in_lower_precision():
+    policy = paper_network(4)
+    images = th.randint(0, 256, (2, *IMAGES.shape), dtype=th.uint8)
+    with th.autocast("cpu", dtype=th.bfloat16):
+        values = policy.q_net(images)
+        values.sum().backward()
+    assert values.dtype == th.bfloat16
+    assert all(parameter.grad.isfinite().all() for parameter in policy.q_net.parameters())
+
+
+def test_torch_compile_sees_plain_pytorch():
+    policy = SpikingPolicy(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), lambda _: 1e-3, num_steps=3, net_arch=[8])
+    with th.no_grad():
+        policy.q_net.features_extractor.dense[0].connection.weight *= 5
+    observations = th.rand(4, 3)
+    expected = policy.q_net(observations)
+    assert expected.std(dim=0).max() > 0
+    th.testing.assert_close(th.compile(policy.q_net, backend="aot_eager")(observations), expected)
+    layers = policy.q_net.features_extractor.dense
+    compiled = th.compile(layers, backend="aot_eager", fullgraph=True)
+    assert th.equal(compiled(observations[None]), layers(observations[None]))
+
+
+@pytest.mark.parametrize("missing", ["numba", "llvmlite"])
+def test_without_numba_there_is_one_clear_line(missing):
+    program = f"""
+import sys, warnings
+sys.modules[{missing!r}] = None
+warnings.simplefilter("always")
+import torch as th
+from sb3_spiking.snn import Leaky
+neuron = Leaky(beta=0.5)
+print([neuron(th.full((4, 1, 1), 0.8)).flatten().tolist() for _ in range(2)])
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == str([[0.0, 1.0, 0.0, 1.0]] * 2)
+    assert result.stderr.count("spiking networks run in plain PyTorch") == 1
+    assert "Numba does not work here" in result.stderr
+
+
+def test_where_nothing_can_be_written_kernels_compile_in_memory(tmp_path):
+    program = "import torch as th; from sb3_spiking.snn import Leaky\n"
+    program += "print(Leaky(beta=0.5)(th.full((2, 1, 1), 0.8)).sum().item())"
+    environment = {"PATH": "", "HOME": "/nowhere", "NUMBA_CACHE_LOCATOR_CLASSES": "IPythonCacheLocator"}
+    result = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, env=environment)
+    assert result.stdout.strip() == "1.0", result.stderr
+
+
+def test_an_empty_batch():
+    assert Leaky(beta=0.5)(th.empty(3, 0, 4)).shape == (3, 0, 4)
