@@ -80,14 +80,16 @@ class SnnTorchLoop(nn.Module):
         snn.SpikingNeuron.instances.clear()
 
     def forward(self, images: th.Tensor) -> th.Tensor:
-        membranes = [neuron.reset_mem() for neuron in self.neurons]
+        neurons: Any = self.neurons
+        membranes = [neuron.reset_mem() for neuron in neurons]
         spikes = th.zeros(())
         for _ in range(self.num_steps):
             signal = images
-            for layer, neuron in enumerate(self.neurons):
+            for layer, neuron in enumerate(neurons):
                 if layer == 3:
                     signal = signal.flatten(1)
-                signal, membranes[layer] = neuron(0.5 * self.connections[layer](signal), membranes[layer])
+                connection: Any = self.connections[layer]
+                signal, membranes[layer] = neuron(0.5 * connection(signal), membranes[layer])
             spikes = spikes + signal
         return self.connections[4](spikes / self.num_steps)
 
@@ -101,8 +103,7 @@ class SpikingJellyNet(nn.Module):
 
         super().__init__()
         self.num_steps = policy.settings.num_steps
-        self.q_net: nn.Module
-        conv1, conv2, conv3, linear, self.q_net = copies(policy)
+        conv1, conv2, conv3, linear, q_net = copies(policy)
 
         def lif() -> nn.Module:
             return neuron.LIFNode(
@@ -115,7 +116,7 @@ class SpikingJellyNet(nn.Module):
                 step_mode="m",
             )
 
-        self.conv1 = conv1
+        self.conv1, self.q_net = conv1, q_net
         self.window = nn.Sequential(
             lif(),
             layer.SeqToANNContainer(conv2),
@@ -132,7 +133,8 @@ class SpikingJellyNet(nn.Module):
 
         functional.reset_net(self)
         currents = self.conv1(images)
-        return self.q_net(self.window(currents.expand(self.num_steps, *currents.shape)).mean(dim=0))
+        window = self.window(currents.expand(self.num_steps, *currents.shape))
+        return self.q_net(window.mean(dim=0))
 
 
 class DenseConnections(nn.Module):
@@ -143,7 +145,7 @@ class DenseConnections(nn.Module):
         self.num_steps = policy.settings.num_steps
         self.connections = nn.ModuleList(copies(policy))
         for connection in self.connections:
-            connection.to(memory_format=th.channels_last)
+            connection.to(memory_format=th.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: th.Tensor) -> th.Tensor:
         conv1, conv2, conv3, linear, q_net = self.connections

@@ -6,6 +6,7 @@ from typing import Any
 from sb3_spiking.callbacks import SpikeMonitor
 from sb3_spiking.extractors import SpikingCombinedExtractor, SpikingMLP, SpikingNatureCNN
 from sb3_spiking.policies import SpikingPolicy, SpikingQNetwork
+from sb3_spiking.replay import FrameStackReplayBuffer
 from sb3_spiking.settings import PRESETS, SpikingSettings
 from sb3_spiking.snn import Leaky
 
@@ -13,6 +14,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PRESETS",
+    "FrameStackReplayBuffer",
     "Leaky",
     "SpikeMonitor",
     "SpikingCombinedExtractor",
