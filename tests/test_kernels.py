@@ -1,5 +1,7 @@
 """Every backend against the plain definition: spikes, values and gradients."""
 
+import importlib
+import os
 import subprocess
 import sys
 import threading
@@ -21,17 +23,30 @@ RESETS = [(mechanism, delay) for mechanism in ("zero", "subtract", "none") for d
 
 def run_window(backend, currents, num_steps, beta, threshold, spike_grad, reset, membranes, weights):
     """A window with its gradients: of the currents, beta and the threshold."""
-    inputs = [tensor.clone().requires_grad_() for tensor in (currents, th.tensor(beta), th.tensor(threshold))]
-    inputs[1:] = [tensor.detach().to(currents.dtype).requires_grad_() for tensor in inputs[1:]]
-    window = backend.leaky_window(inputs[0], num_steps, inputs[1], inputs[2], 0.7, spike_grad, *reset, membranes)
-    grads = th.autograd.grad((window * weights).sum(), inputs, allow_unused=True, materialize_grads=True)
-    return window.detach(), grads
+    device = "cuda" if backend not in (cpu, reference) and th.cuda.is_available() else "cpu"
+    inputs = [tensor.to(device, currents.dtype) for tensor in (currents, th.tensor(beta), th.tensor(threshold))]
+    inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+    arguments = (inputs[0], num_steps, inputs[1], inputs[2], 0.7, spike_grad, *reset, membranes)
+    window = backend.leaky_window(*arguments)
+    grads = th.autograd.grad((window * weights.to(device)).sum(), inputs, allow_unused=True, materialize_grads=True)
+    with th.no_grad():
+        assert th.equal(backend.leaky_window(*arguments), window)
+    return window.detach().cpu(), [grad.cpu() for grad in grads]
 
 
+@pytest.fixture
+def backend(request, monkeypatch):
+    """``cuda`` runs in Triton's interpreter, on the CPU, where there is no GPU."""
+    if request.param == "cuda" and not th.cuda.is_available():
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+    return importlib.import_module(f"sb3_spiking.snn.kernels.{request.param}")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "cuda"], indirect=True)
 @pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize("spike_grad", SURROGATES)
 @pytest.mark.parametrize("dtype", [th.float32, th.float64])
-def test_leaky_windows_for_every_surrogate_and_reset(dtype, spike_grad, reset):
+def test_leaky_windows_for_every_surrogate_and_reset(backend, dtype, spike_grad, reset):
     slope = 3.0 if SURROGATES[spike_grad].default_slope else None
     for seed, (shape, num_steps, membranes) in enumerate(
         (((5, 3, 2, 3), 5, False), ((1, 2, 4), 6, False), ((4, 2, 3), 4, True), ((1, 1, 1), 1, True))
@@ -40,7 +55,7 @@ def test_leaky_windows_for_every_surrogate_and_reset(dtype, spike_grad, reset):
         currents = th.randn(shape, dtype=dtype) * 2 + 0.5
         weights = th.randn(num_steps, *shape[1:], dtype=dtype)
         arguments = (currents, num_steps, 0.6, 0.9, Surrogate(spike_grad, slope), reset, membranes, weights)
-        window, grads = run_window(cpu, *arguments)
+        window, grads = run_window(backend, *arguments)
         expected, expected_grads = run_window(reference, *arguments)
         assert th.equal(window, expected)
         assert window.dtype == dtype
@@ -50,20 +65,68 @@ def test_leaky_windows_for_every_surrogate_and_reset(dtype, spike_grad, reset):
             th.testing.assert_close(grad, expected_grad, **tolerance)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "cuda"], indirect=True)
 @pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
-def test_leaky_windows_of_many_blocks_and_any_order_in_memory(beta, reset):
+def test_leaky_windows_of_many_blocks_and_any_order_in_memory(backend, beta, reset):
     # More neurons than a block of the kernels holds; as a convolution leaves them, transposed, and every second one
-    base = th.randn(64, 3, 8, 9, 13) * 2
+    base = th.randn(64, 3, 8, 9, 13) * 2 if backend is cpu else th.randn(12, 2, 4, 9, 13) * 2
     layouts = (base, base.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3), base.transpose(1, 4), base[..., ::2])
     for currents in layouts:
         weights = th.randn(currents.shape)
-        arguments = (currents, 64, beta, 1.0, Surrogate("fast_sigmoid", 2.0), reset, False, weights)
-        window, grads = run_window(cpu, *arguments)
+        arguments = (currents, len(currents), beta, 1.0, Surrogate("fast_sigmoid", 2.0), reset, False, weights)
+        window, grads = run_window(backend, *arguments)
         expected, expected_grads = run_window(reference, *arguments)
         assert th.equal(window, expected)
         for grad, expected_grad in zip(grads, expected_grads, strict=True):
             th.testing.assert_close(grad, expected_grad, rtol=1e-3, atol=1e-4)
+
+
+COMPILE = """
+import itertools, re, triton, triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from sb3_spiking.snn.kernels import cuda
+
+SIZES = {"neurons": "i32", "num_steps": "i32", "slope": "fp32"}
+
+def compiled(kernel, **constants):
+    constants |= {"SCALE": 0.5, "NUMBER": tl.float32, "BLOCK": 256}
+    names = kernel.arg_names
+    signature = {name: "constexpr" if name in constants else SIZES.get(name, "*fp32") for name in names}
+    source = ASTSource(kernel, signature, {(names.index(name),): value for name, value in constants.items()})
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": False}).asm["ptx"]
+
+flags = (False, True)
+for reset, membranes, constant, save in itertools.product(range(5), flags, flags, flags):
+    ptx = compiled(cuda._forward, RESET=reset, MEMBRANES=membranes, CONSTANT=constant, SAVE=save, SAVE_AFTER=save)
+    assert not re.search("fma", ptx)
+for reset, surrogate in itertools.product(range(5), range(8)):
+    flag = bool(surrogate % 2)
+    compiled(cuda._backward, RESET=reset, SURROGATE=surrogate, MEMBRANES=not flag, CONSTANT=flag, LEARN=flag)
+"""
+
+
+def test_triton_kernels_compile_for_a_gpu_without_fused_multiplications():
+    # A multiplication and an addition that are rounded once could flip a spike
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run([sys.executable, "-"], input=COMPILE, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("backend", ["cuda"], indirect=True)
+@pytest.mark.parametrize("dtype", [th.float16, th.bfloat16])
+def test_membranes_stay_in_single_precision(backend, dtype):
+    currents, weights = (th.randn(9, 40, dtype=dtype) * 2, th.randn(9, 40))
+    window, grads = run_window(
+        backend, currents, 9, 0.5, 1.0, Surrogate("atan", 2.0), ("zero", False), False, weights.to(dtype)
+    )
+    expected, expected_grads = run_window(
+        reference, currents.float(), 9, 0.5, 1.0, Surrogate("atan", 2.0), ("zero", False), False, weights.to(dtype).float()
+    )
+    assert window.dtype == grads[0].dtype == dtype
+    assert th.equal(window.float(), expected)
+    th.testing.assert_close(grads[0].float(), expected_grads[0], rtol=1e-2, atol=1e-2)
 
 
 # (T, B, C, H, W, O, kernel, stride): the paper's three, odd ones, a linear layer, more channels than a word has bits
@@ -170,6 +233,20 @@ def test_the_whole_network(monkeypatch, num_steps):
     # In single precision the order of a sum decides about a few borderline spikes
     for spikes, expected in zip(fused_single[0], definition_single[0], strict=True):
         assert (spikes != expected).float().mean() < 1e-4
+
+
+@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+def test_the_whole_network_on_a_gpu(monkeypatch):
+    images, weights = th.rand(5, *IMAGES.shape, dtype=th.float64).cuda(), th.randn(5, 4, dtype=th.float64).cuda()
+    network = paper_network(16, th.float64).q_net.cuda()
+    fused = everything(network, images, weights)
+    plain(monkeypatch)
+    definition = everything(network, images, weights)
+    for spikes, expected in zip(fused[0], definition[0], strict=True):
+        assert th.equal(spikes, expected)
+    th.testing.assert_close(fused[1], definition[1])
+    for grad, expected in zip(fused[2], definition[2], strict=True):
+        th.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_batch_in_parts_is_the_same_batch(monkeypatch):

@@ -3,7 +3,8 @@ What a spiking network spends its time on, one module a backend: a window of Lea
 go through. This is the one place that chooses between backends, by device; the callers know nothing of them.
 
 * ``reference``: the definition in plain PyTorch, which everything else is tested against
-* ``cpu`` and ``events``: Numba on the CPU
+* ``cpu``, ``events`` and ``dense``: Numba on the CPU
+* ``cuda``: Triton
 """
 
 import functools
@@ -15,7 +16,11 @@ import torch as th
 from torch.nn import functional as F
 
 from sb3_spiking.snn.kernels import reference
+from sb3_spiking.snn.kernels.dynamics import SURROGATES
 from sb3_spiking.snn.surrogates import Surrogate
+
+# The module for a device, and what it needs
+_LEAKY_BACKENDS = {"cpu": "Numba", "cuda": "Triton"}
 
 # Event by event, a multiplication takes several times as long as in a dense convolution: it pays while fewer than this share
 # of the neurons fire, and where each weight is used at more than this number of places, since the weights must be put in
@@ -46,9 +51,11 @@ def traced() -> bool:
     return th.compiler.is_compiling() or th.jit.is_tracing()
 
 
-def _is_plain(tensor: th.Tensor) -> bool:
-    """Whether it is what the kernels for the CPU take."""
-    return tensor.device.type == "cpu" and tensor.dtype in (th.float32, th.float64) and not th.is_autocast_enabled("cpu")
+def _leaky_backend(currents: th.Tensor, spike_grad: Surrogate) -> ModuleType:
+    device, backend = currents.device.type, None
+    if device in _LEAKY_BACKENDS and spike_grad.name in SURROGATES and not traced():
+        backend = _backend(device, _LEAKY_BACKENDS[device])
+    return reference if backend is None or currents.dtype not in backend.DTYPES else backend
 
 
 def leaky_window(
@@ -63,12 +70,7 @@ def leaky_window(
     membranes: bool = False,
 ) -> th.Tensor:
     """See :func:`sb3_spiking.snn.kernels.reference.leaky_window`."""
-    backend: ModuleType | None = None
-    if not traced() and _is_plain(currents):
-        backend = _backend("cpu", "Numba")
-    if backend is None or spike_grad.name not in backend.SURROGATES:
-        backend = reference
-    window: th.Tensor = backend.leaky_window(
+    window: th.Tensor = _leaky_backend(currents, spike_grad).leaky_window(
         currents, num_steps, beta, threshold, input_scale, spike_grad, reset_mechanism, reset_delay, membranes
     )
     return window
@@ -84,7 +86,8 @@ def convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, st
     :param stride: stride in both directions
     :return: shape (T, B, O, OH, OW)
     """
-    plain = not traced() and _is_plain(window) and window.dtype == weight.dtype
+    plain = window.device.type == "cpu" and not traced() and not th.is_autocast_enabled("cpu")
+    plain = plain and window.dtype == weight.dtype and window.dtype in (th.float32, th.float64)
     lines, columns = ((size - kernel) // stride + 1 for size, kernel in zip(window.shape[3:], weight.shape[2:], strict=True))
     if plain and window.shape[0] > 1 and window.shape[:2].numel() * lines * columns > _EVENTS_ABOVE_PLACES:
         events = _backend("events", "Numba")

@@ -9,34 +9,20 @@ import numpy as np
 import torch as th
 from torch.autograd.function import once_differentiable
 
+from sb3_spiking.snn.kernels.dynamics import RESETS, SURROGATES, dense, restored
 from sb3_spiking.snn.kernels.threads import kernel, run
 from sb3_spiking.snn.surrogates import Surrogate
 
+DTYPES = (th.float32, th.float64)
 # Neurons of a block: the row of a step stays in the fastest cache, a backward window in the next
 _BLOCK = 2048
 
-_NONE, _ZERO_LATER, _ZERO_NOW, _SUBTRACT_LATER, _SUBTRACT_NOW = range(5)
-_RESETS = {
-    ("none", True): _NONE,
-    ("none", False): _NONE,
-    ("zero", True): _ZERO_LATER,
-    ("zero", False): _ZERO_NOW,
-    ("subtract", True): _SUBTRACT_LATER,
-    ("subtract", False): _SUBTRACT_NOW,
-}
+_ZERO_LATER, _ZERO_NOW = RESETS["zero", True], RESETS["zero", False]
+_SUBTRACT_LATER, _SUBTRACT_NOW = RESETS["subtract", True], RESETS["subtract", False]
 
-_FAST_SIGMOID, _ATAN, _SIGMOID, _SFS, _SPIKE_RATE_ESCAPE, _TRIANGULAR, _HEAVISIDE, _STRAIGHT_THROUGH = range(8)
-# The surrogates that there are formulas for
-SURROGATES = {
-    "fast_sigmoid": _FAST_SIGMOID,
-    "atan": _ATAN,
-    "sigmoid": _SIGMOID,
-    "SFS": _SFS,
-    "spike_rate_escape": _SPIKE_RATE_ESCAPE,
-    "triangular": _TRIANGULAR,
-    "heaviside": _HEAVISIDE,
-    "straight_through_estimator": _STRAIGHT_THROUGH,
-}
+_FAST_SIGMOID, _ATAN, _SIGMOID, _SFS, _SPIKE_RATE_ESCAPE, _TRIANGULAR, _HEAVISIDE = (
+    SURROGATES[name] for name in ("fast_sigmoid", "atan", "sigmoid", "SFS", "spike_rate_escape", "triangular", "heaviside")
+)
 
 
 # Each of the following runs over a row: one step of a block. A loop is vectorised only where it is a function of its own.
@@ -238,26 +224,12 @@ def _backward(first, last, currents, beta, threshold, scale, reset, surrogate, s
                 _add(scratch, out[0, start:stop])
 
 
-def _dense(window: th.Tensor) -> tuple[th.Tensor, list[int]]:
-    """
-    :param window: shape (T, \\*)
-    :return: the same values with dimensions permuted into the order of the memory, as a contiguous tensor, and the
-        permutation
-    """
-    order = [0, *sorted(range(1, window.dim()), key=window.stride, reverse=True)]
-    return window.permute(order).contiguous(), order
-
-
-def _restored(permuted: th.Tensor, order: list[int]) -> th.Tensor:
-    return permuted.permute(sorted(range(len(order)), key=order.__getitem__))
-
-
 def _run_forward(currents: th.Tensor, num_steps: int, dynamics: tuple[Any, ...], membranes: bool) -> th.Tensor:
-    permuted, order = _dense(currents)
+    permuted, order = dense(currents)
     out = permuted.new_empty(num_steps, *permuted.shape[1:])
     flat = permuted.flatten(1).numpy()
     run(_forward, flat.shape[1], out.numel(), flat, *dynamics, membranes, out.flatten(1).numpy())
-    return _restored(out, order)
+    return restored(out, order)
 
 
 class _LeakyWindow(th.autograd.Function):
@@ -281,7 +253,7 @@ class _LeakyWindow(th.autograd.Function):
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
         currents, beta, threshold = ctx.saved_tensors
         dynamics, spike_grad, membranes = ctx.settings
-        permuted, order = _dense(currents)
+        permuted, order = dense(currents)
         grad = grad_outputs[0].permute(order).contiguous().flatten(1).numpy()
         flat = permuted.flatten(1).numpy()
         out = th.empty_like(permuted) if flat.shape[0] > 1 else th.zeros_like(permuted)
@@ -294,7 +266,7 @@ class _LeakyWindow(th.autograd.Function):
         if learns:
             sums = learned.sum(axis=1, dtype=np.float64)
             totals = [p.new_tensor(total).reshape(p.shape) for total, p in zip(sums, (beta, threshold), strict=True)]
-        return (_restored(out, order), *totals, None, None, None, None)
+        return (restored(out, order), *totals, None, None, None, None)
 
 
 def leaky_window(
@@ -310,7 +282,7 @@ def leaky_window(
 ) -> th.Tensor:
     """See :func:`sb3_spiking.snn.kernels.reference.leaky_window`."""
     number = np.float32 if currents.dtype == th.float32 else np.float64
-    reset = _RESETS[reset_mechanism, reset_delay]
+    reset = RESETS[reset_mechanism, reset_delay]
     dynamics = (number(beta.item()), number(threshold.item()), number(input_scale), reset)
     if th.is_grad_enabled():
         return _LeakyWindow.apply(currents, beta, threshold, num_steps, dynamics, spike_grad, membranes)
