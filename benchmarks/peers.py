@@ -4,6 +4,7 @@ speed is measured against. Each maps images (B, 4, 84, 84) in [0, 1] to Q-values
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 
 from sb3_spiking import SpikingPolicy
 from sb3_spiking.callbacks import spike_counts
+from sb3_spiking.snn import kernels
 
 IMAGES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
 ACTIONS = spaces.Discrete(4)
@@ -153,3 +155,16 @@ class DenseConnections(nn.Module):
         window = once.repeat(self.num_steps, 1, 1, 1).contiguous(memory_format=th.channels_last)
         rates = linear(conv3(conv2(window)).flatten(1)).unflatten(0, (self.num_steps, -1)).mean(dim=0)
         return q_net(rates)
+
+
+def in_plain_pytorch(network: Any) -> Callable[[th.Tensor], th.Tensor]:
+    """A network of ours as it runs on a machine without Numba and Triton."""
+
+    def run(images: th.Tensor) -> th.Tensor:
+        choose, kernels._backend = kernels._backend, lambda *_: None  # type: ignore[assignment]
+        try:
+            return network(images)
+        finally:
+            kernels._backend = choose
+
+    return run
