@@ -46,7 +46,7 @@ def _peak(make: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...], th
     th.set_num_threads(threads)
     task = make(*arguments)
     if device == "cuda":
-        before = th.cuda.memory_allocated()
+        before: float = th.cuda.memory_allocated()
         th.cuda.reset_peak_memory_stats()
         task()
         result.put(th.cuda.max_memory_allocated() - before)

@@ -44,7 +44,7 @@ class SpikingLayer(nn.Module):
 
 # A layer's window over this many numbers stays in the cache of most processors, and is memory that the C library hands out
 # again and again instead of asking the system for new pages each time: above 32 MiB it would.
-_NUMBERS_AT_ONCE = 7_000_000
+_NUMBERS_AT_ONCE = 5_000_000
 
 
 def in_parts(layers: Callable[[th.Tensor], th.Tensor], window: th.Tensor, numbers: int) -> th.Tensor:

@@ -1,0 +1,88 @@
+"""
+Time and memory of an update (target forward, forward and backward) of the paper's network against the number of simulation
+steps, the batch size and the width, ours beside the snnTorch loop and the ReLU network: the plot of docs/speed.md.
+
+    python benchmarks/scaling.py --out docs/scaling.png
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import peers
+import torch as th
+from machine import describe
+from stable_baselines3.dqn.policies import CnnPolicy
+from timing import medians, peak_memory
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from sb3_spiking.extractors import NATURE_CONV_LAYERS
+
+AXES: dict[str, list[float]] = {
+    "num_steps": [1, 2, 4, 8, 16, 32, 64, 128],
+    "batch_size": [1, 4, 16, 32, 64, 128],
+    "width": [0.25, 0.5, 1, 2],
+}
+POINT: dict[str, float] = {"num_steps": 16, "batch_size": 32, "width": 1}
+
+
+def update(name: str, num_steps: float, batch_size: float, width: float) -> Callable[[], Any]:
+    """An update of a network: ``ours``, ``snnTorch loop`` or ``ReLU``, which has neither steps nor another width."""
+    if name == "ReLU":
+        network: Any = CnnPolicy(peers.IMAGES, peers.ACTIONS, lambda _: 1e-4).q_net
+    else:
+        layers = tuple((int(channels * width), kernel, stride) for channels, kernel, stride in NATURE_CONV_LAYERS)
+        policy = peers.spiking_policy(int(num_steps), conv_layers=layers, features_dim=int(512 * width))
+        network = policy.q_net if name == "ours" else peers.SnnTorchLoop(policy)
+    images = peers.images(int(batch_size))
+    inputs = images.float() / 255 if name == "snnTorch loop" else images
+
+    def run() -> None:
+        with th.no_grad():
+            network(inputs)
+        network.zero_grad()
+        values = network(inputs)
+        F.smooth_l1_loss(values, th.zeros_like(values)).backward()
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("scaling.png"))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--num-threads", type=int, default=2)
+    args = parser.parse_args()
+
+    th.set_num_threads(args.num_threads)
+    figure, plots = plt.subplots(2, len(AXES), figsize=(12, 6), sharey="row")
+    print(f"{describe()}; {args.num_threads} threads; where not varied: {POINT}\n")
+    print("| | | network | ms | MB |\n|---|--:|---|--:|--:|")
+    for column, (axis, values) in enumerate(AXES.items()):
+        for name in ("ours", "snnTorch loop", "ReLU"):
+            points = values if name != "ReLU" or axis == "batch_size" else [POINT[axis]]
+            times, sizes = [], []
+            for value in tqdm(points, desc=f"{axis}, {name}", leave=False):
+                arguments: tuple[Any, ...] = (name, *{**POINT, axis: value}.values())
+                times.append(1e3 * medians({0: update(*arguments)}, args.repeats)[0])
+                sizes.append(peak_memory(update, arguments, args.num_threads) / 1e6)
+                print(f"| {axis} | {value:g} | {name} | {times[-1]:.1f} | {sizes[-1]:.0f} |", flush=True)
+            for row, numbers in enumerate((times, sizes)):
+                if len(points) > 1:
+                    plots[row, column].loglog(points, numbers, "o-", label=name)
+                else:
+                    plots[row, column].axhline(numbers[0], color="gray", linestyle=":", label=name)
+        plots[1, column].set_xlabel(axis)
+    plots[0, 0].set_ylabel("an update: ms")
+    plots[1, 0].set_ylabel("memory: MB")
+    plots[0, 0].legend()
+    figure.tight_layout()
+    figure.savefig(args.out, dpi=100)
+    print(f"\n{args.out}")
+
+
+if __name__ == "__main__":
+    main()
