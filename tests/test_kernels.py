@@ -35,10 +35,8 @@ def run_window(backend, currents, num_steps, beta, threshold, spike_grad, reset,
 
 
 @pytest.fixture
-def backend(request, monkeypatch):
-    """``cuda`` runs in Triton's interpreter, on the CPU, where there is no GPU."""
-    if request.param == "cuda" and not th.cuda.is_available():
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
+def backend(request):
+    """``cuda`` runs in Triton's interpreter where there is no GPU, see conftest.py."""
     return importlib.import_module(f"sb3_spiking.snn.kernels.{request.param}")
 
 
