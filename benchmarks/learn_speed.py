@@ -12,6 +12,8 @@ import argparse
 import time
 from typing import Any
 
+import ale_py
+import gymnasium as gym
 import peers
 import torch as th
 from machine import describe
@@ -58,6 +60,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     args = parser.parse_args()
 
+    gym.register_envs(ale_py)
     th.set_num_threads(args.num_threads)
     policies: list[int | None] = [None, *args.num_steps]
     models = {(game, steps): make(game, steps, args.device) for game in ("Breakout", "CartPole") for steps in policies}

@@ -67,8 +67,9 @@ def main() -> None:
             times, sizes = [], []
             for value in tqdm(points, desc=f"{axis}, {name}", leave=False):
                 arguments: tuple[Any, ...] = (name, *{**POINT, axis: value}.values())
+                small = (name, arguments[1], 1, arguments[3])
                 times.append(1e3 * medians({0: update(*arguments)}, args.repeats)[0])
-                sizes.append(peak_memory(update, arguments, args.num_threads) / 1e6)
+                sizes.append(peak_memory(update, arguments, small, args.num_threads) / 1e6)
                 print(f"| {axis} | {value:g} | {name} | {times[-1]:.1f} | {sizes[-1]:.0f} |", flush=True)
             for row, numbers in enumerate((times, sizes)):
                 if len(points) > 1:

@@ -17,6 +17,7 @@ import torch as th
 from machine import describe
 from timing import medians, peak_memory
 from torch.nn import functional as F
+from tqdm import tqdm
 
 NAMES = {
     "snntorch": "snnTorch, step by step",
@@ -99,7 +100,11 @@ def main() -> None:
     sizes = (args.num_steps, args.batch_size, args.device)
     each = {(name, task): run for name in names for task, run in tasks(name, *sizes).items()}
     seconds = medians(each, args.repeats, args.device)
-    memory = {name: peak_memory(update, (name, *sizes), args.num_threads, args.device) for name in names}
+    one = (args.num_steps, 1, args.device)
+    memory = {
+        name: peak_memory(update, (name, *sizes), (name, *one), args.num_threads, args.device)
+        for name in tqdm(names, leave=False)
+    }
 
     rates = peers.firing_rates(peers.spiking_policy(args.num_steps), peers.images(args.batch_size))
     print(f"{describe()}; {args.device}, {args.num_threads} threads")

@@ -42,8 +42,16 @@ def _status(field: str) -> float:
     return int(line.split()[1]) * 1024
 
 
-def _peak(make: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...], threads: int, device: str, result: Any) -> None:
+def _peak(
+    make: Callable[..., Callable[[], Any]],
+    arguments: tuple[Any, ...],
+    small: tuple[Any, ...],
+    threads: int,
+    device: str,
+    result: Any,
+) -> None:
     th.set_num_threads(threads)
+    make(*small)()
     task = make(*arguments)
     if device == "cuda":
         before: float = th.cuda.memory_allocated()
@@ -65,7 +73,7 @@ def peak_memory(
     """
     context = multiprocessing.get_context("spawn")
     result = context.Queue()
-    process = context.Process(target=_peak, args=(make, arguments, threads, device, result))
+    process = context.Process(target=_peak, args=(make, arguments, small, threads, device, result))
     process.start()
     process.join()
     if process.exitcode:
