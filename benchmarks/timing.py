@@ -66,10 +66,15 @@ def _peak(
 
 
 def peak_memory(
-    make: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...], threads: int, device: str = "cpu"
+    make: Callable[..., Callable[[], Any]],
+    arguments: tuple[Any, ...],
+    small: tuple[Any, ...],
+    threads: int,
+    device: str = "cpu",
 ) -> float:
     """
-    Bytes that the task ``make(*arguments)`` needs on top of what is there once it is made, in a process of its own. Linux.
+    Bytes that the task ``make(*arguments)`` needs on top of what is there once it is made, in a process of its own, in which a
+    smaller one, ``make(*small)``, has run before, so that code that is loaded once does not count. Linux.
     """
     context = multiprocessing.get_context("spawn")
     result = context.Queue()
