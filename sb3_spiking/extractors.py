@@ -14,7 +14,7 @@ from torch import nn
 from sb3_spiking.observations import channels_height_width, image_keys, is_intensity
 from sb3_spiking.settings import SpikingSettings
 from sb3_spiking.snn.encoding import ENCODINGS
-from sb3_spiking.snn.layers import SpikingLayer, in_parts
+from sb3_spiking.snn.layers import SpikingLayer, run_layers
 from sb3_spiking.snn.readout import READOUTS
 
 # The convolutions of Mnih et al. 2015 (Nature 518:529), which Liu et al. 2022 keep: channels, kernel size, stride
@@ -148,7 +148,7 @@ class SpikingMLP(SpikingExtractor):
 
     def window(self, observations: PyTorchObs) -> th.Tensor:
         assert isinstance(observations, th.Tensor)
-        return self.dense(self.encode(observations.flatten(1), self._observation_space))
+        return run_layers(self.dense, self.encode(observations.flatten(1), self._observation_space))
 
 
 class SpikingNatureCNN(SpikingExtractor):
@@ -211,7 +211,7 @@ class SpikingNatureCNN(SpikingExtractor):
         if self.settings.layout == "hwc":
             observations = observations.permute(0, 3, 1, 2)
         encoded = self.encode(observations, self._observation_space)
-        return self.dense(in_parts(self.conv, encoded, self.settings.num_steps * self.largest_layer))
+        return run_layers((*self.conv, *self.dense), encoded, self.settings.num_steps * self.largest_layer)
 
 
 class SpikingCombinedExtractor(SpikingExtractor):
@@ -269,7 +269,7 @@ class SpikingCombinedExtractor(SpikingExtractor):
             else:
                 parts.append(self.encode(observations[key].flatten(1), space))
         steps = max(part.shape[0] for part in parts)
-        return self.dense(th.cat([part.expand(steps, -1, -1) for part in parts], dim=2))
+        return run_layers(self.dense, th.cat([part.expand(steps, -1, -1) for part in parts], dim=2))
 
 
 def choose_extractor(observation_space: gym.Space, normalized_image: bool, convolutions: bool) -> type[SpikingExtractor]:

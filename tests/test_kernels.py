@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from torch import nn
 from torch.nn import functional as F
 
 from sb3_spiking import SpikingPolicy
 from sb3_spiking.callbacks import spike_counts
-from sb3_spiking.snn import SURROGATES, Leaky, kernels
+from sb3_spiking.snn import SURROGATES, Leaky, SpikingLayer, kernels
 from sb3_spiking.snn.kernels import cpu, events, reference
+from sb3_spiking.snn.layers import run_layers
 from sb3_spiking.snn.surrogates import Surrogate
 
 RESETS = [(mechanism, delay) for mechanism in ("zero", "subtract", "none") for delay in (True, False)]
@@ -247,6 +249,123 @@ def test_the_whole_network_on_a_gpu(monkeypatch):
         th.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-6)
 
 
+# Channels, height and width of the image; for each layer (outputs, kernel, stride), or (units,) of a linear one
+NETWORKS = [
+    ((4, 36, 36), [(32, 8, 4), (64, 4, 2), (64, 2, 1), (70,)]),
+    ((10, 10, 10), [(16, 3, 1), (128,), (5,)]),
+    ((3, 17, 11), [(33, 3, 2), (130, 2, 3), (9,)]),
+    ((1, 9, 5), [(100, 5, 1), (20, 1, 2)]),
+    ((2, 6, 6), [(7, 6, 1), (300,), (64,), (1,)]),
+    ((4, 1, 1), [(256,), (256,)]),
+]
+
+
+def layers_of(shape, sizes, reset, dtype, rate=0.15):
+    """Spiking layers whose currents are scaled for a firing rate."""
+    channels, height, width = shape
+    layers = []
+    for outputs, *convolution in sizes:
+        if convolution:
+            kernel, stride = convolution
+            connection = nn.Conv2d(channels, outputs, kernel, stride)
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        else:
+            connection = nn.Linear(channels * height * width, outputs)
+            height, width = 1, 1
+        neuron = {"beta": 0.6, "threshold": 0.9, "input_scale": 0.7, "reset_mechanism": reset[0], "reset_delay": reset[1]}
+        layer = SpikingLayer(connection, 5, neuron).to(dtype)
+        with th.no_grad():
+            fan_in = connection.weight[0].numel()
+            connection.weight.normal_(std=2 / (fan_in if not layers else rate * fan_in) ** 0.5)
+            connection.bias.normal_()
+        layers.append(layer)
+        channels = outputs
+    return layers
+
+
+def one_after_another(layers, window):
+    for layer in layers:
+        window = layer(window)
+    return window
+
+
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_layers_without_gradients(monkeypatch, network, reset):
+    monkeypatch.setattr(kernels, "_EVENTS_BELOW_RATE", 1.1)
+    for seed, (num_steps, samples) in enumerate(((1, 3), (6, 1), (13, 5))):
+        th.manual_seed(seed)
+        layers = layers_of(*network, reset, th.float64)
+        for layer in layers:
+            layer.num_steps = num_steps
+        images = th.rand(1, samples, *network[0], dtype=th.float64)
+        expected = one_after_another(layers, images)
+        with th.no_grad():
+            arguments = (images, num_steps, [layer.constants() for layer in layers])
+            window, done = kernels.infer(*arguments)
+            assert done == len(layers)
+            assert th.equal(window.flatten(2), expected.flatten(2))
+            assert th.equal(run_layers(layers, images), expected)
+            for threads in (2, 3):
+                th.set_num_threads(threads)
+                try:
+                    assert th.equal(kernels.infer(*arguments)[0], window)
+                finally:
+                    th.set_num_threads(1)
+            # Without biases, and in another order in memory
+            for layer in layers:
+                layer.connection.bias = None
+                if isinstance(layer.connection, nn.Conv2d):
+                    layer.connection.to(memory_format=th.channels_last)
+            images = images.transpose(3, 4).contiguous().transpose(3, 4)
+            assert th.equal(run_layers(layers, images), one_after_another(layers, images))
+
+
+def test_a_layer_that_fires_often_hands_over():
+    layers = layers_of((2, 8, 8), [(16, 3, 1), (16, 3, 1), (16, 3, 1), (10,)], ("zero", True), th.float64)
+    images = th.rand(1, 3, 2, 8, 8, dtype=th.float64)
+    with th.no_grad():
+        layers[1].connection.bias += 3
+        expected = one_after_another(layers, images)
+        assert one_after_another(layers[:1], images).mean() < 0.2 < one_after_another(layers[:2], images).mean()
+        window, done = kernels.infer(images, 5, [layer.constants() for layer in layers])
+        assert done == 2
+        assert th.equal(window, one_after_another(layers[:2], images))
+        assert th.equal(run_layers(layers, images, 16 * 36 * 5), expected)
+
+
+def test_who_observes_a_layer_sees_it():
+    layers = layers_of((2, 8, 8), [(16, 3, 1), (10,)], ("zero", True), th.float32)
+    images, seen = th.rand(1, 3, 2, 8, 8), []
+    with th.no_grad():
+        expected = run_layers(layers, images)
+        hook = layers[0].neuron.register_forward_hook(lambda module, inputs, spikes: seen.append(spikes))
+        assert th.equal(run_layers(layers, images), expected)
+        assert seen[0].shape == (5, 3, 16, 6, 6)
+        hook.remove()
+        run_layers(layers, images)
+        assert len(seen) == 1
+
+
+def test_weights_are_read_each_time():
+    # SB3's polyak_update and vector_to_parameters write through .data, which leaves no trace that a cache could see
+    layers = layers_of((2, 8, 8), [(16, 3, 1), (10,)], ("zero", True), th.float32)
+    images = th.rand(1, 3, 2, 8, 8)
+    with th.no_grad():
+        assert run_layers(layers, images).sum() > 0
+        for layer in layers:
+            layer.connection.weight.data.zero_()
+            layer.connection.bias.data = th.zeros_like(layer.connection.bias)
+        assert run_layers(layers, images).sum() == 0
+
+
+def test_layers_that_do_not_fit_are_refused():
+    layers = layers_of((2, 8, 8), [(16, 3, 1), (10,)], ("zero", True), th.float32)
+    for shape in ((3, 8, 8), (2, 9, 8), (2, 2, 2)):
+        with th.no_grad(), pytest.raises(ValueError, match=r"weights of shape .* for an input of shape"):
+            run_layers(layers, th.rand(1, 1, *shape))
+
+
 def test_a_batch_in_parts_is_the_same_batch(monkeypatch):
     policy = paper_network(4)
     images = th.randint(0, 256, (7, *IMAGES.shape), dtype=th.uint8)
@@ -360,3 +479,5 @@ def test_where_nothing_can_be_written_kernels_compile_in_memory(tmp_path):
 
 def test_an_empty_batch():
     assert Leaky(beta=0.5)(th.empty(3, 0, 4)).shape == (3, 0, 4)
+    with th.no_grad():
+        assert run_layers(layers_of((4, 1, 1), [(8,)], ("zero", True), th.float32), th.empty(1, 0, 4)).shape == (5, 0, 8)

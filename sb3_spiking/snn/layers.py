@@ -1,12 +1,13 @@
 """A layer of a spiking network: weights and neurons."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch as th
 from torch import nn
 
-from sb3_spiking.snn.kernels import convolution, traced
+from sb3_spiking.snn.kernels import convolution, infer, traced
+from sb3_spiking.snn.kernels.dynamics import Layer
 from sb3_spiking.snn.neurons import Leaky
 
 
@@ -40,6 +41,41 @@ class SpikingLayer(nn.Module):
         # A convolution whose kernel is as large as the image
         images = window if window.dim() == 5 else window.flatten(2)[..., None, None]
         return convolution(images, weight.unflatten(1, images.shape[2:]), bias, 1).flatten(2)
+
+    def observed(self) -> bool:
+        """Whether a hook waits for what the layer or a part of it computes."""
+        return any(part._forward_hooks or part._forward_pre_hooks for part in (self, self.connection, self.neuron))
+
+    def constants(self) -> Layer:
+        """The layer as numbers, where nothing is to be learned."""
+        connection, neuron = self.connection, self.neuron
+        stride = connection.stride[0] if isinstance(connection, nn.Conv2d) else 1
+        neurons = (*neuron.constants(), neuron.reset_mechanism, neuron.reset_delay)
+        return Layer(connection.weight, connection.bias, stride, *neurons)
+
+
+def run_layers(layers: Iterable[nn.Module], window: th.Tensor, numbers: int = 1) -> th.Tensor:
+    """
+    Spiking layers one after another. Without gradients they may run in a faster way, unless a hook observes one of them.
+
+    :param layers: :class:`SpikingLayer` modules, convolutions first
+    :param window: input over the window, shape (T, B, \\*in), or (1, B, \\*in) if the same at every step
+    :param numbers: numbers that the window of the largest convolution holds for one sample
+    :return: spikes of the last layer, shape (T, B, \\*out)
+    """
+    rest: list[Any] = list(layers)
+    if not th.is_grad_enabled() and not traced() and not any(layer.observed() for layer in rest):
+        images = window if window.dim() == 5 else window.flatten(2)[..., None, None]
+        spikes, done = infer(images, rest[0].num_steps, [layer.constants() for layer in rest])
+        if done:
+            window = spikes if isinstance(rest[done - 1].connection, nn.Conv2d) else spikes.flatten(2)
+        del rest[:done]
+    convolutions = [layer for layer in rest if isinstance(layer.connection, nn.Conv2d)]
+    if convolutions:
+        window = in_parts(nn.Sequential(*convolutions), window, numbers)
+    for layer in rest[len(convolutions) :]:
+        window = layer(window)
+    return window
 
 
 # A layer's window over this many numbers stays in the cache of most processors, and is memory that the C library hands out

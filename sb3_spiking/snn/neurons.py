@@ -94,6 +94,10 @@ class Leaky(snn.Leaky):
         """
         return self._run(currents, num_steps, membranes=True)
 
+    def constants(self) -> tuple[float, float, float]:
+        """beta, the threshold and the factor on the currents as they are now, within their bounds."""
+        return min(max(self.beta.item(), 0.0), 1.0), max(self.threshold.item(), 0.0), self.input_scale
+
     def _run(self, currents: th.Tensor, num_steps: int | None, membranes: bool) -> th.Tensor:
         return leaky_window(
             currents,

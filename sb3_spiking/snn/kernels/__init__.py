@@ -4,19 +4,21 @@ go through. This is the one place that chooses between backends, by device; the 
 
 * ``reference``: the definition in plain PyTorch, which everything else is tested against
 * ``cpu``, ``events`` and ``dense``: Numba on the CPU
+* ``inference``: Numba on the CPU, whole layers where no gradient is wanted
 * ``cuda``: Triton
 """
 
 import functools
 import importlib
 import warnings
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch as th
 from torch.nn import functional as F
 
 from sb3_spiking.snn.kernels import reference
-from sb3_spiking.snn.kernels.dynamics import SURROGATES
+from sb3_spiking.snn.kernels.dynamics import SURROGATES, Layer
 from sb3_spiking.snn.surrogates import Surrogate
 
 # The module for a device, and what it needs
@@ -76,6 +78,12 @@ def leaky_window(
     return window
 
 
+def _plain(window: th.Tensor) -> bool:
+    """Whether operations on a window mean what they say, on the CPU and in its own precision."""
+    plain = window.device.type == "cpu" and window.dtype in (th.float32, th.float64)
+    return plain and not traced() and not th.is_autocast_enabled("cpu")
+
+
 def convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: int) -> th.Tensor:
     """
     ``torch.nn.functional.conv2d`` at each step of a window, without padding. Spikes go event by event where few fire.
@@ -86,8 +94,7 @@ def convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, st
     :param stride: stride in both directions
     :return: shape (T, B, O, OH, OW)
     """
-    plain = window.device.type == "cpu" and not traced() and not th.is_autocast_enabled("cpu")
-    plain = plain and window.dtype == weight.dtype and window.dtype in (th.float32, th.float64)
+    plain = _plain(window) and window.dtype == weight.dtype
     lines, columns = ((size - kernel) // stride + 1 for size, kernel in zip(window.shape[3:], weight.shape[2:], strict=True))
     if plain and window.shape[0] > 1 and window.shape[:2].numel() * lines * columns > _EVENTS_ABOVE_PLACES:
         events = _backend("events", "Numba")
@@ -105,4 +112,27 @@ def convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, st
         outputs = F.conv2d(inputs[None, None].permute(0, 3, 1, 2), matrix[:, :, None, None], bias).permute(0, 2, 3, 1)
     else:
         outputs = F.linear(inputs, matrix, bias)
-    return outputs.reshape(*window.shape[:2], -1, 1, 1)
+    return outputs.reshape(*window.shape[:2], len(weight), 1, 1)
+
+
+def infer(window: th.Tensor, num_steps: int, layers: Sequence[Layer]) -> tuple[th.Tensor, int]:
+    """
+    Run layers without gradients, as many as there is a fast way for: none or some or all.
+
+    :param window: input, shape (T, B, C, H, W), or (1, B, C, H, W) if the same at every step
+    :param num_steps: T
+    :param layers: one after another
+    :return: the window after these layers, shape (T, B, O, OH, OW), and their number
+    """
+    constant = window.shape[0] == 1 and window.shape[1] > 0
+    if (
+        constant
+        and not th.is_grad_enabled()
+        and _plain(window)
+        and all(layer.weight.dtype == window.dtype for layer in layers)
+    ):
+        backend = _backend("inference", "Numba")
+        if backend is not None:
+            result: tuple[th.Tensor, int] = backend.spikes(window[0], num_steps, layers, _EVENTS_BELOW_RATE)
+            return result
+    return window, 0

@@ -18,7 +18,7 @@ DTYPES = (th.float32, th.float64)
 _BLOCK = 2048
 
 _ZERO_LATER, _ZERO_NOW = RESETS["zero", True], RESETS["zero", False]
-_SUBTRACT_LATER, _SUBTRACT_NOW = RESETS["subtract", True], RESETS["subtract", False]
+_SUBTRACT_LATER, SUBTRACT_NOW = RESETS["subtract", True], RESETS["subtract", False]
 
 _FAST_SIGMOID, _ATAN, _SIGMOID, _SFS, _SPIKE_RATE_ESCAPE, _TRIANGULAR, _HEAVISIDE = (
     SURROGATES[name] for name in ("fast_sigmoid", "atan", "sigmoid", "SFS", "spike_rate_escape", "triangular", "heaviside")
@@ -29,7 +29,7 @@ _FAST_SIGMOID, _ATAN, _SIGMOID, _SFS, _SPIKE_RATE_ESCAPE, _TRIANGULAR, _HEAVISID
 
 
 @kernel
-def _charge(current, beta, threshold, scale, reset, before, charged):
+def charge(current, beta, threshold, scale, reset, before, charged):
     """
     A step's membranes before an immediate reset, the equations of the reference. before: those after the last step, but for
     the reset to zero that is due where they are above the threshold, immediate or delayed.
@@ -38,7 +38,7 @@ def _charge(current, beta, threshold, scale, reset, before, charged):
     if reset == _ZERO_LATER or reset == _ZERO_NOW:
         for i in range(before.size):
             charged[i] = beta * (zero if before[i] > threshold else before[i]) + current[i] * scale
-    elif reset == _SUBTRACT_LATER or reset == _SUBTRACT_NOW:
+    elif reset == _SUBTRACT_LATER or reset == SUBTRACT_NOW:
         for i in range(before.size):
             charged[i] = beta * before[i] + current[i] * scale - (threshold if before[i] > threshold else zero)
     else:
@@ -47,7 +47,7 @@ def _charge(current, beta, threshold, scale, reset, before, charged):
 
 
 @kernel
-def _subtract(threshold, before, charged, after):
+def subtract(threshold, before, charged, after):
     """Membranes after an immediate subtraction."""
     zero, one = before.dtype.type(0), before.dtype.type(1)
     for i in range(before.size):
@@ -81,11 +81,11 @@ def _forward(first, last, currents, beta, threshold, scale, reset, membranes, ou
         before, charged = scratch[0, : stop - start], scratch[1, : stop - start]
         before[:] = 0
         for t in range(out.shape[0]):
-            _charge(currents[t * step, start:stop], beta, threshold, scale, reset, before, charged)
+            charge(currents[t * step, start:stop], beta, threshold, scale, reset, before, charged)
             if not membranes:
                 _spikes(threshold, charged, out[t, start:stop])
-            if reset == _SUBTRACT_NOW:
-                _subtract(threshold, before, charged, charged)
+            if reset == SUBTRACT_NOW:
+                subtract(threshold, before, charged, charged)
             if membranes:
                 _membranes(threshold, reset, charged, out[t, start:stop])
             before, charged = charged, before
@@ -136,15 +136,15 @@ def _learn(threshold, reset, charged, before, gradient, slopes, carry, onto_beta
         onto_spike = gradient[i]
         if reset == _ZERO_NOW:
             onto_spike -= carry[i] * charged[i]
-        elif reset == _SUBTRACT_NOW:
+        elif reset == SUBTRACT_NOW:
             onto_spike -= carry[i] * threshold
         onto_spike *= slopes[i]
         onto_charged = onto_spike + (zero if reset == _ZERO_NOW and fired else carry[i])
         onto_beta[i] += onto_charged * (zero if (reset == _ZERO_NOW or reset == _ZERO_LATER) and due else before[i])
         onto_threshold[i] -= onto_spike
-        if reset == _SUBTRACT_LATER or reset == _SUBTRACT_NOW:
+        if reset == _SUBTRACT_LATER or reset == SUBTRACT_NOW:
             onto_threshold[i] -= onto_charged if due else zero
-        if reset == _SUBTRACT_NOW:
+        if reset == SUBTRACT_NOW:
             onto_threshold[i] -= carry[i] * (fired - due)
 
 
@@ -167,7 +167,7 @@ def _step_back(beta, threshold, scale, reset, charged, before, gradient, slopes,
             onto_charged = carry[i] + gradient[i] * slopes[i]
             row[i] = onto_charged * scale
             carry[i] = beta * onto_charged * silent
-    elif reset == _SUBTRACT_NOW:
+    elif reset == SUBTRACT_NOW:
         for i in range(charged.size):
             onto_charged = carry[i] + (gradient[i] - carry[i] * threshold) * slopes[i]
             row[i] = onto_charged * scale
@@ -195,19 +195,19 @@ def _backward(first, last, currents, beta, threshold, scale, reset, surrogate, s
     step = 0 if currents.shape[0] == 1 else 1
     window = np.empty((num_steps, _BLOCK), grad.dtype)
     # Membranes after each step and its immediate subtraction; without one they follow from those before
-    reduced = np.empty((num_steps if reset == _SUBTRACT_NOW else 0, _BLOCK), grad.dtype)
+    reduced = np.empty((num_steps if reset == SUBTRACT_NOW else 0, _BLOCK), grad.dtype)
     rows = np.zeros((4, _BLOCK), grad.dtype)
     for start in range(first, last, _BLOCK):
         stop = min(start + _BLOCK, last)
         size = stop - start
         carry, slopes, scratch, nothing = rows[0, :size], rows[1, :size], rows[2, :size], rows[3, :size]
         onto_beta, onto_threshold = learned[0, start:stop], learned[1, start:stop]
-        after = reduced if reset == _SUBTRACT_NOW else window
+        after = reduced if reset == SUBTRACT_NOW else window
         for t in range(num_steps):
             before = nothing if t == 0 else after[t - 1, :size]
-            _charge(currents[t * step, start:stop], beta, threshold, scale, reset, before, window[t, :size])
-            if reset == _SUBTRACT_NOW:
-                _subtract(threshold, before, window[t, :size], reduced[t, :size])
+            charge(currents[t * step, start:stop], beta, threshold, scale, reset, before, window[t, :size])
+            if reset == SUBTRACT_NOW:
+                subtract(threshold, before, window[t, :size], reduced[t, :size])
         carry[:] = 0
         for t in range(num_steps - 1, -1, -1):
             charged, gradient = window[t, :size], grad[t, start:stop]

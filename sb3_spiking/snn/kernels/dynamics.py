@@ -1,5 +1,7 @@
 """What the fused kernels have in common: numbers for the settings that they branch on, and the order of the memory."""
 
+from typing import NamedTuple
+
 import torch as th
 
 #: by reset_mechanism and reset_delay
@@ -23,6 +25,30 @@ SURROGATES = {
     "heaviside": 6,
     "straight_through_estimator": 7,
 }
+
+
+class Layer(NamedTuple):
+    """
+    Weights and neurons of a spiking layer.
+
+    :param weight: of a convolution without padding, shape (O, C, KH, KW), or of a linear layer, shape (O, C * H * W)
+    :param bias: shape (O,), or None
+    :param stride: stride of the convolution
+    :param beta: in [0, 1]
+    :param threshold: at least 0
+    :param input_scale: factor on the currents
+    :param reset_mechanism: as of :class:`sb3_spiking.snn.neurons.Leaky`
+    :param reset_delay: as of :class:`sb3_spiking.snn.neurons.Leaky`
+    """
+
+    weight: th.Tensor
+    bias: th.Tensor | None
+    stride: int
+    beta: float
+    threshold: float
+    input_scale: float
+    reset_mechanism: str
+    reset_delay: bool
 
 
 def dense(window: th.Tensor) -> tuple[th.Tensor, list[int]]:

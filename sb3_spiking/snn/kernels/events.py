@@ -92,7 +92,7 @@ _gather_16, _scatter_16 = _row_operations(16)
 
 
 @kernel
-def _gather(lanes, total, at, weights, start, events, ends, pixel, width, kernel_lines, kernel_width, channels):
+def gather(lanes, total, at, weights, start, events, ends, pixel, width, kernel_lines, kernel_width, channels):
     if lanes == 64:
         _gather_64(total, at, weights, start, events, ends, pixel, width, kernel_lines, kernel_width, channels)
     elif lanes == 32:
@@ -120,7 +120,7 @@ def _trailing_zeros(context, word):
 
 
 @intrinsic
-def _ones(context, word):
+def ones(context, word):
     def generate(context, builder, signature, arguments):
         return builder.ctpop(arguments[0])
 
@@ -170,42 +170,44 @@ def _pack(first, last, window, channels, words, counts):
                     other |= np.uint64(number != zero) & np.uint64(number != one)
                     channel += 1
                 words[row, pixel, word] = bits
-                count += np.int64(_ones(bits))
+                count += np.int64(ones(bits))
         counts[row] = -1 if other else count
 
 
 @kernel
-def _unpack(words, channels, events, pixel_ends):
+def unpack(words, first, last, order, count, events, ends):
     """
-    words: of a row, (pixels, words of a pixel); events: where it has a spike, pixel * channels + channel, in order;
-    pixel_ends: number of events up to the end of each pixel, (pixels + 1,), from 0.
+    Pixels first to last of a row. words: (pixels, words of a pixel); events: for each spike, after ``count`` earlier ones,
+    pixel * order[0] + channel * order[1]; ends: number of events before each pixel and after the last one, (pixels + 1,).
+    Returns the number of events.
     """
-    count = 0
-    for pixel in range(words.shape[0]):
+    ends[first] = count
+    for pixel in range(first, last):
         for word in range(words.shape[1]):
             bits = words[pixel, word]
-            start = pixel * channels + word * 64
+            start = pixel * order[0] + word * 64 * order[1]
             while bits:
-                events[count] = start + _trailing_zeros(bits)
+                events[count] = start + np.int64(_trailing_zeros(bits)) * order[1]
                 count += 1
                 bits &= bits - np.uint64(1)
-        pixel_ends[pixel + 1] = count
+        ends[pixel + 1] = count
+    return count
 
 
 @kernel
-def _forward(first, last, words, largest, geometry, together, weights, bias, out):
+def _forward(first, last, words, geometry, together, weights, bias, out):
     """
-    Tiles first to last of the rows. words: (R, pixels, words of a pixel); largest: spikes of the row with most of them;
-    weights: (blocks * taps * C * lanes,); out: (R * positions * blocks * lanes,).
+    Tiles first to last of the rows. words: (R, pixels, words of a pixel); weights: (blocks * taps * C * lanes,); out: (R *
+    positions * blocks * lanes,).
     """
     width, channels, kernel_height, kernel_width, stride, lines, columns, blocks, lanes, tile = geometry
-    events = np.empty((tile, largest), np.uint32)
+    events = np.empty((tile, words.shape[1] * channels), np.uint32)
     pixel_ends = np.zeros((tile, words.shape[1] + 1), np.int64)
     outputs, positions = blocks * lanes, lines * columns
     for start in range(first * tile, min(last * tile, words.shape[0]), tile):
         stop = min(start + tile, words.shape[0])
         for row in range(start, stop):
-            _unpack(words[row], channels, events[row - start], pixel_ends[row - start])
+            unpack(words[row], 0, words.shape[1], (channels, 1), 0, events[row - start], pixel_ends[row - start])
             for position in range(row * positions, row * positions + positions):
                 out[position * outputs : position * outputs + outputs] = bias
         for block in range(blocks):
@@ -216,7 +218,7 @@ def _forward(first, last, words, largest, geometry, together, weights, bias, out
                     for line in range(lines):
                         for column in range(columns):
                             pixel = (line * stride + kernel_line) * width + column * stride
-                            _gather(
+                            gather(
                                 lanes, out, at, weights, slab, events[row - start], pixel_ends[row - start],
                                 pixel, width, min(together, kernel_height - kernel_line), kernel_width, channels,
                             )  # fmt: skip
@@ -224,13 +226,13 @@ def _forward(first, last, words, largest, geometry, together, weights, bias, out
 
 
 @kernel
-def _weight_gradient(first, last, words, largest, geometry, grads, out):
+def _weight_gradient(first, last, words, geometry, grads, out):
     """
     Pieces first to last, a piece being the part of one group of rows in one block of output channels.
     grads: (R * positions * blocks * lanes,); out: (groups, blocks * taps * C * lanes), zeros.
     """
     width, channels, kernel_height, kernel_width, stride, lines, columns, blocks, lanes, tile = geometry
-    events = np.empty((tile, largest), np.uint32)
+    events = np.empty((tile, words.shape[1] * channels), np.uint32)
     pixel_ends = np.zeros((tile, words.shape[1] + 1), np.int64)
     outputs, positions, groups = blocks * lanes, lines * columns, out.shape[0]
     for piece in range(first, last):
@@ -240,7 +242,7 @@ def _weight_gradient(first, last, words, largest, geometry, grads, out):
         for start in range(group_first, group_last, tile):
             stop = min(start + tile, group_last)
             for row in range(start, stop):
-                _unpack(words[row], channels, events[row - start], pixel_ends[row - start])
+                unpack(words[row], 0, words.shape[1], (channels, 1), 0, events[row - start], pixel_ends[row - start])
             for kernel_line in range(kernel_height):
                 slab = (block * kernel_height + kernel_line) * kernel_width * channels * lanes
                 for row in range(start, stop):
@@ -262,13 +264,11 @@ class Packed(NamedTuple):
     :param words: a bit for each channel, shape (T * B, H * W, ceil(C / 64))
     :param shape: (T, B, C, H, W) of the window
     :param spikes: number of spikes
-    :param largest: number of spikes of the step and sample with most of them
     """
 
     words: th.Tensor
     shape: th.Size
     spikes: int
-    largest: int
 
 
 def pack(window: th.Tensor) -> Packed | None:
@@ -281,7 +281,12 @@ def pack(window: th.Tensor) -> Packed | None:
     words = th.empty(num_steps * samples, height * width, -(-channels // 64), dtype=th.uint64)
     counts = np.empty(num_steps * samples, np.int64)
     run(_pack, counts.size, flat.numel(), flat.numpy(), channels, words.numpy(), counts)
-    return None if counts.min() < 0 else Packed(words, window.shape, int(counts.sum()), int(counts.max()))
+    return None if counts.min() < 0 else Packed(words, window.shape, int(counts.sum()))
+
+
+def lanes_for(outputs: int) -> int:
+    """How many output channels are added at once."""
+    return next((lanes for lanes in _LANES if lanes < 1.5 * outputs), _LANES[-1])
 
 
 def _geometry(shape: th.Size, weight: th.Tensor, stride: int) -> tuple[int, ...]:
@@ -291,7 +296,7 @@ def _geometry(shape: th.Size, weight: th.Tensor, stride: int) -> tuple[int, ...]
     height, width = shape[3:]
     outputs, channels, kernel_height, kernel_width = weight.shape
     lines, columns = (height - kernel_height) // stride + 1, (width - kernel_width) // stride + 1
-    lanes = next((lanes for lanes in _LANES if lanes < 1.5 * outputs), _LANES[-1])
+    lanes = lanes_for(outputs)
     blocks = -(-outputs // lanes)
     tile = _TILE_BYTES // (lines * columns * blocks * lanes * weight.element_size())
     tile = max(1, min(tile, -(-shape[:2].numel() // th.get_num_threads())))
@@ -308,7 +313,7 @@ def _currents(weight: th.Tensor, bias: th.Tensor, stride: int, packed: Packed) -
         weight, bias = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, missing)), F.pad(bias, (0, missing))
     together = max(1, _LINES_BYTES // (weight[0, :, 0].numel() * lanes * weight.element_size()))
     out = weight.new_empty(rows * lines * columns * blocks * lanes)
-    arguments = (packed.words.numpy(), packed.largest, geometry, together, _blocked(weight, lanes).numpy(), bias.numpy())
+    arguments = (packed.words.numpy(), geometry, together, _blocked(weight, lanes).numpy(), bias.numpy())
     run(_forward, -(-rows // tile), packed.spikes * weight[:, 0].numel(), *arguments, out.numpy())
     return out.view(num_steps, samples, lines, columns, blocks * lanes)[..., :outputs].permute(0, 1, 4, 2, 3)
 
@@ -352,7 +357,7 @@ def _weights_gradient(weight: th.Tensor, grad: th.Tensor, stride: int, packed: P
     missing = blocks * lanes - outputs
     padded = F.pad(grad, (0, missing)) if missing else grad
     sums = grad.new_zeros(max(1, _GROUPS // blocks), blocks * lanes * weight[0].numel())
-    arguments = (packed.words.numpy(), packed.largest, geometry, padded.flatten().numpy(), sums.numpy())
+    arguments = (packed.words.numpy(), geometry, padded.flatten().numpy(), sums.numpy())
     run(_weight_gradient, sums.shape[0] * blocks, packed.spikes * weight[:, 0].numel(), *arguments)
     total = sums.sum(dim=0).view(blocks, kernel_height, kernel_width, channels, lanes)
     return total.permute(0, 4, 3, 1, 2).flatten(0, 1)[:outputs]

@@ -1,0 +1,431 @@
+"""
+Spiking layers without gradients on the CPU, by Numba: from the bits of one layer's spikes to those of the next. The currents
+of a line of neurons go into their membranes while they are in the cache, and no window of numbers is written but the last
+one.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numba
+import numpy as np
+import torch as th
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np import arrayobj
+
+from sb3_spiking.snn.kernels.cpu import SUBTRACT_NOW, charge, subtract
+from sb3_spiking.snn.kernels.dense import vector_pointer
+from sb3_spiking.snn.kernels.dynamics import RESETS, Layer
+from sb3_spiking.snn.kernels.events import gather, lanes_for, ones, unpack
+from sb3_spiking.snn.kernels.threads import GRAIN, in_parallel, kernel, run
+
+# Outputs of a dense convolution, and positions, whose sums are held in registers: twelve of the sixteen of AVX2
+_FEW_LANES = 16
+_POSITIONS = 6
+# Samples that share ordered weights: as many as have at most this number of spikes
+_EVENTS_AT_ONCE = 10_000_000
+
+
+@intrinsic
+def _above_16(context, numbers, at, threshold):
+    """Bits of 16 numbers that are above the threshold."""
+
+    def generate(context, builder, signature, arguments):
+        numbers, at, threshold = arguments
+        pointer, align = vector_pointer(context, builder, signature, 0, numbers, at, 16)
+        values, index = builder.load(pointer, align=align), ir.IntType(32)
+        undefined = ir.Constant(values.type, ir.Undefined)
+        everywhere = ir.Constant(ir.VectorType(index, 16), [0] * 16)
+        limit = builder.shuffle_vector(builder.insert_element(undefined, threshold, index(0)), undefined, everywhere)
+        above = builder.fcmp_ordered(">", values, limit)
+        return builder.zext(builder.bitcast(above, ir.IntType(16)), ir.IntType(64))
+
+    return types.uint64(numbers, types.intp, threshold), generate
+
+
+@kernel
+def _bits(threshold, charged, lanes, channel, words):
+    """
+    Set the bits of the neurons that fire in one step, and count them. charged: membranes, (pixels * lanes,), lanes a multiple
+    of 16; words: (pixels, words of a pixel), the first lane is ``channel``.
+    """
+    count = np.int64(0)
+    for pixel in range(words.shape[0]):
+        for lane in range(0, lanes, 16):
+            bits = _above_16(charged, pixel * lanes + lane, threshold)
+            at = channel + lane
+            words[pixel, at // 64] |= bits << np.uint64(at % 64)
+            count += np.int64(ones(bits))
+    return count
+
+
+@kernel
+def _fire(currents, plan, scratch, output, words, pixel):
+    """
+    A window of neurons, and how often they fire. currents: (T or 1, pixels * lanes), of outputs from ``output``; words: (T,
+    pixels of all, words of a pixel), theirs are those from ``pixel``.
+    """
+    number = currents.dtype.type
+    beta, threshold, scale = number(plan.beta), number(plan.threshold), number(plan.input_scale)
+    step = 0 if currents.shape[0] == 1 else 1
+    last = pixel + currents.shape[1] // plan.lanes
+    before, charged = scratch[0], scratch[1]
+    before[:] = 0
+    count = 0
+    for t in range(words.shape[0]):
+        charge(currents[t * step], beta, threshold, scale, plan.reset, before, charged)
+        count += _bits(threshold, charged, plan.lanes, output, words[t, pixel:last])
+        if plan.reset == SUBTRACT_NOW:
+            subtract(threshold, before, charged, charged)
+        before, charged = charged, before
+    return count
+
+
+@intrinsic
+def _transpose_8(context, weights, at, row_size, places, column, out, shift):
+    """8 rows of a matrix from ``at``, of 8 columns: the 8 numbers of a column to ``out`` at ``places[column] + shift``."""
+    size = types.intp
+    signature = types.void(weights, size, size, places, size, out, size)
+
+    def generate(context, builder, signature, arguments):
+        weights, at, row_size, places, column, out, shift = arguments
+        rows = []
+        for row in range(8):
+            offset = builder.add(at, builder.mul(row_size, at.type(row)))
+            pointer, align = vector_pointer(context, builder, signature, 0, weights, offset, 8)
+            rows.append(builder.load(pointer, align=align))
+        for distance in (4, 2, 1):
+            low = [j + 8 - distance if j & distance else j for j in range(8)]
+            high = [j + 8 if j & distance else j + distance for j in range(8)]
+            masks = [ir.Constant(ir.VectorType(ir.IntType(32), 8), mask) for mask in (low, high)]
+            for row in range(8):
+                if not row & distance:
+                    pair = rows[row], rows[row + distance]
+                    rows[row], rows[row + distance] = (builder.shuffle_vector(*pair, mask) for mask in masks)
+        table = arrayobj.make_array(signature.args[3])(context, builder, places).data
+        for number, row in enumerate(rows):
+            place = builder.load(builder.gep(table, [builder.add(column, at.type(number))]))
+            pointer, align = vector_pointer(context, builder, signature, 5, out, builder.add(place, shift), 8)
+            builder.store(row, pointer, align=align)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@kernel
+def _places(channels, taps, lanes):
+    """Where the weights of each input begin that are sorted by the tap of the kernel first, then by the channel."""
+    places = np.empty((channels, taps), np.int64)
+    for channel in range(channels):
+        for tap in range(taps):
+            places[channel, tap] = (tap * channels + channel) * lanes
+    return places.reshape(-1)
+
+
+@kernel
+def _order(weights, first, lanes, places, out):
+    """
+    Put the weights of ``lanes`` outputs from ``first`` beside each other. weights: (O, inputs); places: where each input's
+    begin in ``out``, (inputs,); out: (inputs * lanes,), 0 where there is no such output.
+    """
+    outputs, inputs = weights.shape
+    flat = weights.reshape(-1)
+    for lane in range(0, lanes, 8):
+        column, output = 0, first + lane
+        if output + 8 <= outputs:
+            while column + 8 <= inputs:
+                _transpose_8(flat, output * inputs + column, inputs, places, column, out, lane)
+                column += 8
+        for rest in range(column, inputs):
+            for each in range(8):
+                out[places[rest] + lane + each] = weights[output + each, rest] if output + each < outputs else 0
+
+
+def _multiply(positions: int) -> Any:
+    """
+    ``(images, at, (stride, channels, pixels, kernel_height, width, kernel_width), weights, out, to)``: a convolution for
+    _FEW_LANES outputs at ``positions`` of a line, whose first window starts at ``at``, added to ``out`` from ``to``.
+    """
+
+    @intrinsic
+    def multiply(context, images, at, sizes, weights, out, to):
+        size = types.intp
+        signature = types.void(images, size, sizes, weights, out, size)
+
+        def generate(context, builder, signature, arguments):
+            images, at, sizes, weights, out, to = arguments
+            stride, channels, pixels, lines, width, kernel_width = cgutils.unpack_tuple(builder, sizes)
+            vector, index = ir.VectorType(context.get_data_type(signature.args[0].dtype), _FEW_LANES), ir.IntType(32)
+            undefined = ir.Constant(vector, ir.Undefined)
+            everywhere = ir.Constant(ir.VectorType(index, _FEW_LANES), [0] * _FEW_LANES)
+            numbers = arrayobj.make_array(signature.args[0])(context, builder, images).data
+            places = [builder.add(to, to.type(position * _FEW_LANES)) for position in range(positions)]
+            totals = [vector_pointer(context, builder, signature, 4, out, place, _FEW_LANES) for place in places]
+            sums = [cgutils.alloca_once(builder, vector) for _ in range(positions)]
+            for each, (pointer, align) in zip(sums, totals, strict=True):
+                builder.store(builder.load(pointer, align=align), each)
+            row = cgutils.alloca_once_value(builder, to.type(0))
+            with cgutils.for_range(builder, channels, intp=to.type) as channel:
+                with cgutils.for_range(builder, lines, intp=to.type) as line:
+                    start = builder.add(at, builder.mul(channel.index, pixels))
+                    start = builder.add(start, builder.mul(line.index, width))
+                    with cgutils.for_range(builder, kernel_width, intp=to.type) as column:
+                        at_row = builder.load(row)
+                        pointer, align = vector_pointer(context, builder, signature, 3, weights, at_row, _FEW_LANES)
+                        line_of_weights = builder.load(pointer, align=align)
+                        first = builder.add(start, column.index)
+                        for position, each in enumerate(sums):
+                            offset = builder.add(first, builder.mul(stride, to.type(position)))
+                            number = builder.insert_element(undefined, builder.load(builder.gep(numbers, [offset])), index(0))
+                            number = builder.shuffle_vector(number, undefined, everywhere)
+                            product = builder.fmul(number, line_of_weights, flags=("contract",))
+                            builder.store(builder.fadd(builder.load(each), product, flags=("contract",)), each)
+                        builder.store(builder.add(at_row, to.type(_FEW_LANES)), row)
+            for each, (pointer, align) in zip(sums, totals, strict=True):
+                builder.store(builder.load(each), pointer, align=align)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return multiply
+
+
+_multiply_many, _multiply_one = _multiply(_POSITIONS), _multiply(1)
+
+
+@intrinsic
+def _pointer(context, address, like):
+    """The address as a pointer to numbers like those of an array."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(like.dtype)(address, like), generate
+
+
+# A layer as the kernels take it: addresses of its parameters, its geometry, ``whole`` where its kernel is as large as the
+# image, and its neurons
+_PLAN = np.dtype(
+    [
+        *((name, np.int64) for name in ("weight", "bias", "outputs", "channels", "height", "width", "kernel_height")),
+        *((name, np.int64) for name in ("kernel_width", "stride", "lines", "columns", "whole", "lanes", "reset")),
+        *((name, np.float64) for name in ("beta", "threshold", "input_scale")),
+    ]
+)
+
+
+@kernel
+def _pieces(first, last, plan, samples):
+    """
+    What belongs to pieces first to last of a layer: first and last block of outputs, first and last line of neurons. A piece
+    is a line of neurons, or, where the kernel is as large as the image, 64 outputs.
+    """
+    blocks = -(-plan.outputs // plan.lanes)
+    if plan.whole:
+        together = 64 // plan.lanes
+        return first * together, min(last * together, blocks), 0, samples
+    return 0, blocks, first, last
+
+
+@kernel
+def _first_layer(first, last, images, plan, out, counts):
+    """
+    A layer of images that stay the same over the window, (B, C * H * W): pieces first to last. out: bits of the spikes, (T, B
+    * positions, words of a pixel); counts: number of spikes, at ``first``.
+    """
+    lanes, stride, columns, width, kernel_width = plan.lanes, plan.stride, plan.columns, plan.width, plan.kernel_width
+    inputs = plan.channels * plan.kernel_height * kernel_width
+    sizes = (stride, plan.channels, plan.height * width, plan.kernel_height, width, kernel_width)
+    weights = numba.carray(_pointer(plan.weight, images), (plan.outputs, inputs))
+    biases = numba.carray(_pointer(plan.bias, images), (plan.outputs,))
+    first_block, last_block, first_line, last_line = _pieces(first, last, plan, images.shape[0])
+    flat = images.reshape(-1)
+    ordered, places = np.empty(inputs * lanes, images.dtype), _places(1, inputs, lanes)
+    currents, scratch = np.empty((1, columns * lanes), images.dtype), np.empty((2, columns * lanes), images.dtype)
+    row = currents[0]
+    count = 0
+    for block in range(first_block, last_block):
+        output = block * lanes
+        _order(weights, output, lanes, places, ordered)
+        for line in range(first_line, last_line):
+            _biases(biases, output, lanes, row)
+            at = line // plan.lines * images.shape[1] + line % plan.lines * stride * width
+            column = 0
+            while column < columns:
+                if column + _POSITIONS <= columns:
+                    _multiply_many(flat, at + column * stride, sizes, ordered, row, column * lanes)
+                    column += _POSITIONS
+                else:
+                    _multiply_one(flat, at + column * stride, sizes, ordered, row, column * lanes)
+                    column += 1
+            count += _fire(currents, plan, scratch, output, out, line * columns)
+    counts[first] = count
+
+
+@kernel
+def _biases(biases, first, lanes, out):
+    for lane in range(min(lanes, biases.size - first)):
+        out[lane] = biases[first + lane]
+    for lane in range(biases.size - first, lanes):
+        out[lane] = 0
+    for at in range(lanes, out.size):
+        out[at] = out[at - lanes]
+
+
+@kernel
+def _layer(first, last, words, like, plan, out, counts):
+    """
+    A layer of spikes: pieces first to last. words: bits of the last layer's, (T, B * pixels, words of a pixel); like: an
+    array of the parameters' type; out and counts as of :func:`_first_layer`.
+    """
+    lanes, stride, lines, columns, width, channels = (
+        plan.lanes,
+        plan.stride,
+        plan.lines,
+        plan.columns,
+        plan.width,
+        plan.channels,
+    )
+    num_steps, pixels = words.shape[0], plan.height * width
+    samples = words.shape[1] // pixels
+    inputs = channels * plan.kernel_height * plan.kernel_width
+    weights = numba.carray(_pointer(plan.weight, like), (plan.outputs, inputs))
+    biases = numba.carray(_pointer(plan.bias, like), (plan.outputs,))
+    first_block, last_block, first_line, last_line = _pieces(first, last, plan, samples)
+    first_sample, last_sample = first_line // lines, -(-last_line // lines)
+    if plan.whole:
+        # One line as long as the image, with the events in the order that the weights have already; many samples at once,
+        # since to put the weights beside each other takes longer than a sample
+        tile = min(samples, 1 + _EVENTS_AT_ONCE // (num_steps * pixels * channels))
+        kernel_height, kernel_width, order = 1, pixels, (1, pixels)
+    else:
+        tile, kernel_height, kernel_width, order = 1, plan.kernel_height, plan.kernel_width, (channels, 1)
+    events = np.empty(tile * num_steps * pixels * channels, np.uint32)
+    ends = np.empty((tile, num_steps, pixels + 1), np.int64)
+    places = _places(order[0], inputs // order[0], lanes)
+    ordered, bias = np.empty(inputs * lanes, like.dtype), np.empty(lanes, like.dtype)
+    currents, scratch = np.empty((num_steps, columns * lanes), like.dtype), np.empty((2, columns * lanes), like.dtype)
+    flat = currents.reshape(-1)
+    total = 0
+    for start in range(first_sample, last_sample, tile):
+        stop = min(start + tile, last_sample)
+        count = 0
+        for sample in range(start, stop):
+            top, bottom = max(first_line - sample * lines, 0), min(last_line - sample * lines, lines)
+            first_pixel, last_pixel = top * stride * width, min(((bottom - 1) * stride + plan.kernel_height) * width, pixels)
+            for t in range(num_steps):
+                row = words[t, sample * pixels : (sample + 1) * pixels]
+                count = unpack(row, first_pixel, last_pixel, order, count, events, ends[sample - start, t])
+        for block in range(first_block, last_block):
+            output = block * lanes
+            if start == first_sample or last_block - first_block > 1:
+                _order(weights, output, lanes, places, ordered)
+                _biases(biases, output, lanes, bias)
+            for sample in range(start, stop):
+                top, bottom = max(first_line - sample * lines, 0), min(last_line - sample * lines, lines)
+                for line in range(top, bottom):
+                    at = 0
+                    for t in range(num_steps):
+                        for column in range(columns):
+                            flat[at : at + lanes] = bias
+                            gather(
+                                lanes, flat, at, ordered, 0, events, ends[sample - start, t],
+                                line * stride * width + column * stride, width, kernel_height, kernel_width, channels,
+                            )  # fmt: skip
+                            at += lanes
+                    total += _fire(currents, plan, scratch, output, out, (sample * lines + line) * columns)
+    counts[first] = total
+
+
+@kernel
+def _numbers(first, last, words, out):
+    """Rows first to last. words: (rows, words of a row); out: their bits as numbers, (rows, channels)."""
+    for row in range(first, last):
+        for channel in range(out.shape[1]):
+            out[row, channel] = (words[row, channel // 64] >> np.uint64(channel % 64)) & np.uint64(1)
+
+
+@kernel
+def _layers(images, num_steps, plans, below_rate, threads):
+    """
+    Layers up to one that fires too often. images: (B, C * H * W); plans: of the layers. Returns the bits of the last one's
+    spikes, (T, B * positions, words of a pixel), and how many ran, or -1 without memory.
+    """
+    words, fired = np.empty((0, 0, 0), np.uint64), 0
+    for number in range(plans.size):
+        plan = plans[number]
+        rows = images.shape[0] * plan.lines * plan.columns
+        spikes = np.zeros((num_steps, rows, -(-plan.outputs // 64)), np.uint64)
+        pieces = spikes.shape[2] if plan.whole else images.shape[0] * plan.lines
+        counts = np.zeros(pieces, np.int64)
+        size = plan.outputs * plan.channels * plan.kernel_height * plan.kernel_width
+        if number == 0:
+            parts = max(1, min(threads, pieces, rows * size // GRAIN))
+            failed = in_parallel(_first_layer, pieces, parts, (images, plan, spikes, counts))
+        else:
+            work = size + fired * size // (plan.channels * plan.stride * plan.stride)
+            parts = max(1, min(threads, pieces, work // GRAIN))
+            failed = in_parallel(_layer, pieces, parts, (words, images, plan, spikes, counts))
+        if failed:
+            return words, -1
+        words, fired = spikes, counts.sum()
+        if fired >= below_rate * num_steps * rows * plan.outputs:
+            return words, number + 1
+    return words, plans.size
+
+
+def spikes(images: th.Tensor, num_steps: int, layers: Iterable[Layer], below_rate: float) -> tuple[th.Tensor, int]:
+    """
+    Run layers, up to one that fires too often for the next to go event by event.
+
+    :param images: input that stays the same over the window, shape (B, C, H, W)
+    :param num_steps: T
+    :param layers: one after another, of the images' type
+    :param below_rate: spikes per neuron and step
+    :return: the spikes of the last layer that ran, shape (T, B, O, OH, OW), and the number of layers that did
+    :raises MemoryError: if there is too little memory
+    :raises ValueError: if a layer is not made for what comes out of the one before
+    """
+    samples, channels, height, width = images.shape
+    parameters: list[th.Tensor] = []  # the plans have addresses of
+    plans: list[tuple[Any, ...]] = []
+    shapes: list[tuple[int, int, int]] = []
+    for layer in layers:
+        weight = layer.weight.detach().contiguous()
+        bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().contiguous()
+        parameters += [weight, bias]
+        outputs, *kernel_size = weight.shape
+        kernel_height, kernel_width = kernel_size[1:] or (height, width)
+        fits = weight[0].numel() == channels * kernel_height * kernel_width
+        if not fits or kernel_height > height or kernel_width > width:  # the kernels read and write without looking
+            raise ValueError(f"weights of shape {tuple(weight.shape)} for an input of shape {(channels, height, width)}")
+        lines, columns = (height - kernel_height) // layer.stride + 1, (width - kernel_width) // layer.stride + 1
+        whole = (kernel_height, kernel_width) == (height, width)
+        lanes = _FEW_LANES if whole or not plans else lanes_for(outputs)
+        geometry = (outputs, channels, height, width, kernel_height, kernel_width, layer.stride, lines, columns, whole, lanes)
+        neurons = (RESETS[layer.reset_mechanism, layer.reset_delay], layer.beta, layer.threshold, layer.input_scale)
+        plans.append((weight.data_ptr(), bias.data_ptr(), *geometry, *neurons))
+        channels, height, width = outputs, lines, columns
+        shapes.append((height, width, channels))
+    numbers = images.detach().contiguous().flatten(1).numpy()
+    words, done = _layers(numbers, num_steps, np.array(plans, _PLAN), below_rate, th.get_num_threads())
+    if done < 0:
+        raise MemoryError(f"no memory for a window of {num_steps} steps of {samples} observations")
+    window = images.new_empty(num_steps, samples, *shapes[done - 1])
+    rows = window.flatten(0, 3).numpy()
+    run(_numbers, len(rows), rows.size, words.reshape(len(rows), -1), rows)
+    return window.permute(0, 1, 4, 2, 3), done
+
+
+def check() -> None:
+    """
+    :raises Exception: if the kernels do not compile or run on this machine
+    """
+    one = th.ones(1, 1, 1, 1)
+    layer = Layer(one, None, 1, 0.0, 0.5, 1.0, "zero", True)
+    window, done = spikes(one, 2, [layer, layer], 2.0)
+    assert done == 2
+    assert window.sum() == 2
