@@ -8,7 +8,7 @@ steps, the batch size and the width, ours beside the snnTorch loop and the ReLU 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import peers
@@ -27,6 +27,19 @@ AXES: dict[str, list[float]] = {
     "width": [0.25, 0.5, 1, 2],
 }
 POINT: dict[str, float] = {"num_steps": 16, "batch_size": 32, "width": 1}
+
+
+COLORS = {"ours": "C0", "snnTorch loop": "C1", "ReLU": "gray"}
+
+
+class Point(NamedTuple):
+    """An update's milliseconds and megabytes."""
+
+    axis: str
+    value: float
+    name: str
+    time: float
+    memory: float
 
 
 def update(name: str, num_steps: float, batch_size: float, width: float) -> Callable[[], Any]:
@@ -50,6 +63,28 @@ def update(name: str, num_steps: float, batch_size: float, width: float) -> Call
     return run
 
 
+def draw(points: list[Point], path: Path) -> None:
+    """Time above, memory below, a column for each axis."""
+    figure, plots = plt.subplots(2, len(AXES), figsize=(12, 6), sharey="row")
+    for column, axis in zip(plots.T, AXES, strict=True):
+        for name, color in COLORS.items():
+            those = [point for point in points if (point.axis, point.name) == (axis, name)]
+            values = [point.value for point in those]
+            for plot, numbers in zip(column, ([each.time for each in those], [each.memory for each in those]), strict=True):
+                if len(those) > 1:
+                    plot.loglog(values, numbers, "o-", color=color, label=name)
+                elif those:
+                    plot.axhline(numbers[0], color=color, linestyle=":", label=name)
+                plot.set_xticks(AXES[axis], [f"{value:g}" for value in AXES[axis]])
+                plot.minorticks_off()
+        column[1].set_xlabel(axis)
+    plots[0, 0].set_ylabel("an update: ms")
+    plots[1, 0].set_ylabel("memory: MB")
+    plots[0, 0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("scaling.png"))
@@ -58,30 +93,19 @@ def main() -> None:
     args = parser.parse_args()
 
     th.set_num_threads(args.num_threads)
-    figure, plots = plt.subplots(2, len(AXES), figsize=(12, 6), sharey="row")
     print(f"{describe()}; {args.num_threads} threads; where not varied: {POINT}\n")
     print("| | | network | ms | MB |\n|---|--:|---|--:|--:|")
-    for column, (axis, values) in enumerate(AXES.items()):
-        for name in ("ours", "snnTorch loop", "ReLU"):
-            points = values if name != "ReLU" or axis == "batch_size" else [POINT[axis]]
-            times, sizes = [], []
-            for value in tqdm(points, desc=f"{axis}, {name}", leave=False):
+    points: list[Point] = []
+    for axis, values in AXES.items():
+        for name in COLORS:
+            for value in tqdm(values if name != "ReLU" or axis == "batch_size" else [POINT[axis]], desc=name, leave=False):
                 arguments: tuple[Any, ...] = (name, *{**POINT, axis: value}.values())
                 small = (name, arguments[1], 1, arguments[3])
-                times.append(1e3 * medians({0: update(*arguments)}, args.repeats)[0])
-                sizes.append(peak_memory(update, arguments, small, args.num_threads) / 1e6)
-                print(f"| {axis} | {value:g} | {name} | {times[-1]:.1f} | {sizes[-1]:.0f} |", flush=True)
-            for row, numbers in enumerate((times, sizes)):
-                if len(points) > 1:
-                    plots[row, column].loglog(points, numbers, "o-", label=name)
-                else:
-                    plots[row, column].axhline(numbers[0], color="gray", linestyle=":", label=name)
-        plots[1, column].set_xlabel(axis)
-    plots[0, 0].set_ylabel("an update: ms")
-    plots[1, 0].set_ylabel("memory: MB")
-    plots[0, 0].legend()
-    figure.tight_layout()
-    figure.savefig(args.out, dpi=100)
+                time = 1e3 * medians({0: update(*arguments)}, args.repeats)[0]
+                memory = peak_memory(update, arguments, small, args.num_threads) / 1e6
+                points.append(Point(axis, value, name, time, memory))
+                print(f"| {axis} | {value:g} | {name} | {time:.1f} | {memory:.0f} |", flush=True)
+    draw(points, args.out)
     print(f"\n{args.out}")
 
 

@@ -82,6 +82,10 @@ def update(name: str, num_steps: int, batch_size: int, device: str) -> Callable[
     return tasks(name, num_steps, batch_size, device)["update"]
 
 
+def _three_figures(number: float) -> str:
+    return f"{number:.3g}" if number < 1000 else f"{round(number, -1):.0f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-steps", type=int, default=64)
@@ -115,7 +119,7 @@ def main() -> None:
     print("| | act, 1 observation: ms | forward: ms | forward + backward: ms | one update: ms | of the first | memory: MB |")
     print("|---|" + "--:|" * 6)
     for name in names:
-        columns = [f"{1000 * seconds[name, task]:.3g}" for task in ("act", "forward", "both", "update")]
+        columns = [_three_figures(1000 * seconds[name, task]) for task in ("act", "forward", "both", "update")]
         ratio = seconds[name, "update"] / seconds[names[0], "update"]
         print(f"| {NAMES[name]} | {' | '.join(columns)} | 1/{1 / ratio:.1f} | {memory[name] / 1e6:.0f} |")
 
