@@ -109,8 +109,8 @@ def profile(policy: Any, images: th.Tensor, repeats: int) -> dict[str, float]:
         return wrapper
 
     for module in (cpu, events):
-        module.run = timed(module.run, lambda kernel, *_: FUNCTIONS[kernel])  # type: ignore[attr-defined]
-    events.input_gradient = timed(events.input_gradient, lambda *_: "inputs")  # type: ignore[attr-defined]
+        module.run = timed(module.run, lambda kernel, *_: FUNCTIONS[kernel])
+    events.input_gradient = timed(events.input_gradient, lambda *_: "inputs")
     inference.spikes = timed(inference.spikes, lambda *_: "target")  # type: ignore[assignment]
     rounds = []
     for _ in tqdm(range(repeats + 1), leave=False):

@@ -95,15 +95,20 @@ class SpikingExtractor(BaseFeaturesExtractor):
         """How many channels or features an encoding makes of ``channels``."""
         return self.encode(th.empty(1, channels, device="meta"), space).shape[2]
 
-    def dense_layers(self, in_features: int, units: tuple[int, ...], neurons: list[dict[str, Any]]) -> nn.Sequential:
-        """Linear spiking layers of the given numbers of units."""
+    def spiking_layer(self, connection: nn.Conv2d | nn.Linear, neuron: dict[str, Any], first: bool) -> SpikingLayer:
+        """A layer with neurons of the given settings, fed by the observation if it is the first, else by spikes."""
+        delay = self.settings.layer_delay and not first
+        return SpikingLayer(connection, self.settings.num_steps, neuron, delay)
+
+    def dense_layers(
+        self, in_features: int, units: tuple[int, ...], neurons: list[dict[str, Any]], first: bool
+    ) -> nn.Sequential:
+        """Linear spiking layers of the given numbers of units, whether the observation comes first or other layers."""
         sizes = (in_features, *units)
-        return nn.Sequential(
-            *(
-                SpikingLayer(nn.Linear(size, next_size), self.settings.num_steps, neuron)
-                for size, next_size, neuron in zip(sizes[:-1], sizes[1:], neurons, strict=True)
-            )
-        )
+        layers = []
+        for size, next_size, neuron in zip(sizes[:-1], sizes[1:], neurons, strict=True):
+            layers.append(self.spiking_layer(nn.Linear(size, next_size), neuron, first and not layers))
+        return nn.Sequential(*layers)
 
     def get_extra_state(self) -> dict[str, Any]:
         return self.settings.as_dict()
@@ -133,7 +138,7 @@ class SpikingMLP(SpikingExtractor):
         super().__init__(observation_space, normalized_image, self.resolve(observation_space, normalized_image, **settings))
         units = self.settings.net_arch or ()
         in_features = self.encoded_channels(get_flattened_obs_dim(observation_space), observation_space)
-        self.dense = self.dense_layers(in_features, units, self.neurons(len(units)))
+        self.dense = self.dense_layers(in_features, units, self.neurons(len(units)), first=True)
 
     @classmethod
     def resolve(cls, observation_space: gym.Space, normalized_image: bool, **settings: Any) -> SpikingSettings:
@@ -173,13 +178,13 @@ class SpikingNatureCNN(SpikingExtractor):
         layers, self.largest_layer = [], 0
         for (out_channels, kernel_size, stride), neuron in zip(convolutions, neurons, strict=False):
             convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride)
-            layers.append(SpikingLayer(convolution, self.settings.num_steps, neuron))
+            layers.append(self.spiking_layer(convolution, neuron, not layers))
             in_channels = out_channels
             height, width = _conv_output_size(height, width, ((out_channels, kernel_size, stride),))
             self.largest_layer = max(self.largest_layer, out_channels * height * width)
         self.conv = nn.Sequential(*layers)
         units = (self.settings.features_dim, *net_arch)
-        self.dense = self.dense_layers(in_channels * height * width, units, neurons[len(convolutions) :])
+        self.dense = self.dense_layers(in_channels * height * width, units, neurons[len(convolutions) :], first=not layers)
 
     @classmethod
     def resolve(cls, observation_space: gym.Space, normalized_image: bool, **settings: Any) -> SpikingSettings:
@@ -243,7 +248,7 @@ class SpikingCombinedExtractor(SpikingExtractor):
             else:
                 in_features += self.encoded_channels(get_flattened_obs_dim(space), space)
         self.cnns = nn.ModuleDict(cnns)
-        self.dense = self.dense_layers(in_features, units, neurons)
+        self.dense = self.dense_layers(in_features, units, neurons, first=False)
 
     @classmethod
     def resolve(cls, observation_space: gym.Space, normalized_image: bool, **settings: Any) -> SpikingSettings:

@@ -15,6 +15,7 @@ from torch import nn
 
 from sb3_spiking.extractors import SpikingExtractor, choose_extractor
 from sb3_spiking.settings import SpikingSettings
+from sb3_spiking.snn.layers import delayed
 from sb3_spiking.snn.neurons import Leaky
 from sb3_spiking.snn.readout import READOUTS
 
@@ -66,6 +67,8 @@ class SpikingQNetwork(QNetwork):
         """
         preprocessed = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
         window = self.features_extractor.window(preprocessed)
+        if self.settings.layer_delay:
+            window = delayed(window)
         return READOUTS[self.settings.readout].values(window, self.q_net, self.output_neuron)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

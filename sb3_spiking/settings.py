@@ -54,6 +54,8 @@ class SpikingSettings:
     :param learn_threshold: learn one threshold per layer
     :param encoding: observation to input, a key of ``ENCODINGS``
     :param readout: window to Q-values, a key of ``READOUTS``
+    :param layer_delay: a layer sees the spikes of the one before one step later, as on chips that run all layers at once,
+        and the readout too
     :param conv_layers: ``(channels, kernel size, stride)`` of each spiking convolution, no padding; None takes the
         body's own
     :param layout: where an image has its channels, ``"chw"`` or ``"hwc"``; None takes SB3's rule for uint8 images
@@ -74,6 +76,7 @@ class SpikingSettings:
     learn_threshold: bool | tuple[bool, ...] = False
     encoding: str = "direct"
     readout: str = "rate"
+    layer_delay: bool = False
     conv_layers: tuple[tuple[int, int, int], ...] | None = None
     layout: str | None = None
     features_dim: int = 512
@@ -134,8 +137,14 @@ class SpikingSettings:
         """
         :param count: number of spiking layers
         :return: keyword arguments of each layer's :class:`~sb3_spiking.snn.neurons.Leaky`
-        :raises ValueError: for a setting with another number of values
+        :raises ValueError: for a setting with another number of values, or a window that ends before spikes reach the
+            readout
         """
+        if self.layer_delay and self.num_steps <= count:
+            raise ValueError(
+                f"num_steps={self.num_steps}, layer_delay=True: spikes take a step for each of {count} spiking layers to "
+                f"reach the readout; expected num_steps of at least {count + 1}"
+            )
         layers: list[dict[str, Any]] = [{} for _ in range(count)]
         for name in NEURON_SETTINGS:
             value = getattr(self, name)
@@ -219,6 +228,7 @@ _RULES: dict[str, _Rule] = {
     "learn_threshold": _FLAG,
     "encoding": _choice(ENCODINGS),
     "readout": _choice(READOUTS),
+    "layer_delay": _FLAG,
     "conv_layers": _Rule(
         lambda value: value is None or _is_conv_layers(value),
         "a list of (channels, kernel size, stride), whole numbers of at least 1",

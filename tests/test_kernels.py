@@ -260,7 +260,7 @@ NETWORKS = [
 ]
 
 
-def layers_of(shape, sizes, reset, dtype, rate=0.15):
+def layers_of(shape, sizes, reset, dtype, rate=0.15, delay=False):
     """Spiking layers whose currents are scaled for a firing rate."""
     channels, height, width = shape
     layers = []
@@ -273,7 +273,7 @@ def layers_of(shape, sizes, reset, dtype, rate=0.15):
             connection = nn.Linear(channels * height * width, outputs)
             height, width = 1, 1
         neuron = {"beta": 0.6, "threshold": 0.9, "input_scale": 0.7, "reset_mechanism": reset[0], "reset_delay": reset[1]}
-        layer = SpikingLayer(connection, 5, neuron).to(dtype)
+        layer = SpikingLayer(connection, 5, neuron, delay=delay and bool(layers)).to(dtype)
         with th.no_grad():
             fan_in = connection.weight[0].numel()
             connection.weight.normal_(std=2 / (fan_in if not layers else rate * fan_in) ** 0.5)
@@ -291,11 +291,12 @@ def one_after_another(layers, window):
 
 @pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_layers_without_gradients(monkeypatch, network, reset):
+@pytest.mark.parametrize("delay", [False, True])
+def test_layers_without_gradients(monkeypatch, delay, network, reset):
     monkeypatch.setattr(kernels, "_EVENTS_BELOW_RATE", 1.1)
     for seed, (num_steps, samples) in enumerate(((1, 3), (6, 1), (13, 5))):
         th.manual_seed(seed)
-        layers = layers_of(*network, reset, th.float64)
+        layers = layers_of(*network, reset, th.float64, delay=delay)
         for layer in layers:
             layer.num_steps = num_steps
         images = th.rand(1, samples, *network[0], dtype=th.float64)

@@ -11,6 +11,14 @@ from sb3_spiking.snn.kernels.dynamics import Layer
 from sb3_spiking.snn.neurons import Leaky
 
 
+def delayed(window: th.Tensor) -> th.Tensor:
+    """
+    :param window: shape (T, \\*)
+    :return: the window one step later, nothing at the first step, shape (T, \\*)
+    """
+    return th.cat([th.zeros_like(window[:1]), window[:-1]])
+
+
 class SpikingLayer(nn.Module):
     """
     A convolution or linear layer followed by Leaky neurons, over a whole window.
@@ -18,10 +26,12 @@ class SpikingLayer(nn.Module):
     :param connection: a Conv2d with a square stride and no padding, dilation or groups; or a Linear of all that a step holds
     :param num_steps: simulation steps of a window
     :param neuron: settings of the :class:`Leaky` neurons
+    :param delay: see the input one step later
     """
 
-    def __init__(self, connection: nn.Conv2d | nn.Linear, num_steps: int, neuron: dict[str, Any]) -> None:
+    def __init__(self, connection: nn.Conv2d | nn.Linear, num_steps: int, neuron: dict[str, Any], delay: bool = False) -> None:
         super().__init__()
+        self.delay = delay
         self.connection = connection
         self.num_steps = num_steps
         self.neuron = Leaky(**neuron)
@@ -32,7 +42,7 @@ class SpikingLayer(nn.Module):
             connection runs once, not T times
         :return: spikes, shape (T, B, \\*out)
         """
-        return self.neuron(self._currents(window), self.num_steps)
+        return self.neuron(self._currents(delayed(window) if self.delay else window), self.num_steps)
 
     def _currents(self, window: th.Tensor) -> th.Tensor:
         weight, bias = self.connection.weight, self.connection.bias
@@ -51,7 +61,7 @@ class SpikingLayer(nn.Module):
         connection, neuron = self.connection, self.neuron
         stride = connection.stride[0] if isinstance(connection, nn.Conv2d) else 1
         neurons = (*neuron.constants(), neuron.reset_mechanism, neuron.reset_delay)
-        return Layer(connection.weight, connection.bias, stride, *neurons)
+        return Layer(connection.weight, connection.bias, stride, *neurons, self.delay)
 
 
 def run_layers(layers: Iterable[nn.Module], window: th.Tensor, numbers: int = 1) -> th.Tensor:

@@ -39,6 +39,7 @@ class Layer(NamedTuple):
     :param input_scale: factor on the currents
     :param reset_mechanism: as of :class:`sb3_spiking.snn.neurons.Leaky`
     :param reset_delay: as of :class:`sb3_spiking.snn.neurons.Leaky`
+    :param delay: whether it sees spikes one step later
     """
 
     weight: th.Tensor
@@ -49,6 +50,7 @@ class Layer(NamedTuple):
     input_scale: float
     reset_mechanism: str
     reset_delay: bool
+    delay: bool = False
 
 
 def dense(window: th.Tensor) -> tuple[th.Tensor, list[int]]:

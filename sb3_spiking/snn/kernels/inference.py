@@ -211,7 +211,7 @@ def _pointer(context, address, like):
 _PLAN = np.dtype(
     [
         *((name, np.int64) for name in ("weight", "bias", "outputs", "channels", "height", "width", "kernel_height")),
-        *((name, np.int64) for name in ("kernel_width", "stride", "lines", "columns", "whole", "lanes", "reset")),
+        *((name, np.int64) for name in ("kernel_width", "stride", "lines", "columns", "whole", "lanes", "delay", "reset")),
         *((name, np.float64) for name in ("beta", "threshold", "input_scale")),
     ]
 )
@@ -316,8 +316,9 @@ def _layer(first, last, words, like, plan, out, counts):
         for sample in range(start, stop):
             top, bottom = max(first_line - sample * lines, 0), min(last_line - sample * lines, lines)
             first_pixel, last_pixel = top * stride * width, min(((bottom - 1) * stride + plan.kernel_height) * width, pixels)
-            for t in range(num_steps):
-                row = words[t, sample * pixels : (sample + 1) * pixels]
+            ends[sample - start, : plan.delay] = count
+            for t in range(plan.delay, num_steps):
+                row = words[t - plan.delay, sample * pixels : (sample + 1) * pixels]
                 count = unpack(row, first_pixel, last_pixel, order, count, events, ends[sample - start, t])
         for block in range(first_block, last_block):
             output = block * lanes
@@ -406,7 +407,13 @@ def spikes(images: th.Tensor, num_steps: int, layers: Iterable[Layer], below_rat
         whole = (kernel_height, kernel_width) == (height, width)
         lanes = _FEW_LANES if whole or not plans else lanes_for(outputs)
         geometry = (outputs, channels, height, width, kernel_height, kernel_width, layer.stride, lines, columns, whole, lanes)
-        neurons = (RESETS[layer.reset_mechanism, layer.reset_delay], layer.beta, layer.threshold, layer.input_scale)
+        neurons = (
+            layer.delay,
+            RESETS[layer.reset_mechanism, layer.reset_delay],
+            layer.beta,
+            layer.threshold,
+            layer.input_scale,
+        )
         plans.append((weight.data_ptr(), bias.data_ptr(), *geometry, *neurons))
         channels, height, width = outputs, lines, columns
         shapes.append((height, width, channels))

@@ -1,0 +1,235 @@
+"""A trained ReLU DQN becomes a spiking one: integrate-and-fire neurons whose rates stand for the activations."""
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from stable_baselines3 import DQN
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from torch import nn
+
+from sb3_spiking.policies import SpikingPolicy
+from sb3_spiking.snn.layers import SpikingLayer
+
+
+class ConversionError(ValueError):
+    """An agent that cannot be converted; the message is one line."""
+
+
+class ConversionRule(NamedTuple):
+    """
+    What sets published conversions apart.
+
+    :param nonzero: a layer's scale is a percentile of its activations above zero, otherwise of all that comes before the ReLU
+    :param readout: ``rate``: the output layer's total input, which is spike count plus remaining membrane; ``spike``: its
+    spikes
+    :param layer_delay: all layers run at once, each sees the spikes of the last step
+    """
+
+    nonzero: bool
+    readout: str
+    layer_delay: bool
+
+
+#: ``rueckauer``: Rueckauer et al. 2017 (Front. Neurosci. 11:682). ``patel``: Patel et al. 2019 (Neural Networks 120:108), who
+#: decide by counting spikes. ``tan``: Tan et al. 2021 (AAAI 35(11):9816, arXiv 2009.14456) with the robust firing rate.
+RULES = {
+    "rueckauer": ConversionRule(nonzero=True, readout="rate", layer_delay=False),
+    "patel": ConversionRule(nonzero=True, readout="spike", layer_delay=False),
+    "tan": ConversionRule(nonzero=False, readout="rate", layer_delay=True),
+}
+
+
+def _modules(network: QNetwork) -> list[nn.Module]:
+    """What SB3's CnnPolicy or MlpPolicy runs one after another."""
+    extractor = network.features_extractor
+    if type(extractor) is NatureCNN:
+        return [*extractor.cnn, *extractor.linear, *network.q_net]
+    if type(extractor) is FlattenExtractor:
+        return [extractor.flatten, *network.q_net]
+    raise ConversionError(
+        f"features_extractor_class={type(extractor).__name__}: expected an agent of SB3's CnnPolicy or MlpPolicy, "
+        "NatureCNN or FlattenExtractor"
+    )
+
+
+def connections(network: QNetwork) -> list[nn.Conv2d | nn.Linear]:
+    """
+    :param network: Q-network of SB3's CnnPolicy or MlpPolicy
+    :return: its convolutions and linear layers, from the input to the output
+    :raises ConversionError: for a network that is made of anything else
+    """
+    modules = [module for module in _modules(network) if not isinstance(module, nn.Flatten)]
+    layers, activations = modules[::2], modules[1::2]
+    for activation in activations:
+        if type(activation) is not nn.ReLU:
+            raise ConversionError(
+                f"activation_fn={type(activation).__name__}: firing rates stand for the activations of ReLU, expected nn.ReLU"
+            )
+    for layer in layers:
+        if not isinstance(layer, (nn.Conv2d, nn.Linear)):
+            raise ConversionError(f"the Q-network has a layer of type {type(layer).__name__}: expected Conv2d or Linear")
+    if len(layers) < 2:
+        raise ConversionError("net_arch=[]: a linear Q-function has no units that could spike")
+    return layers
+
+
+class Percentile:
+    """
+    The exact percentile of values that come in parts, of which only the highest are kept.
+
+    :param percentile: in (0, 100]
+    :param total: number of values that will come
+    """
+
+    def __init__(self, percentile: float, total: int) -> None:
+        self.percentile, self.count = percentile, 0
+        self._keep = min(total, int(total * (1 - percentile / 100)) + 2)
+        self._highest = th.empty(0)
+
+    def add(self, values: th.Tensor) -> None:
+        """More values, of any shape."""
+        self.count += values.numel()
+        both = th.cat([self._highest.to(values.device), values.flatten()])
+        self._highest = both.topk(min(self._keep, both.numel())).values
+
+    def value(self) -> float:
+        """The percentile of all values so far, between two values as numpy.percentile does; NaN if there were none."""
+        if not self.count:
+            return math.nan
+        from_top = (self.count - 1) * (1 - self.percentile / 100)
+        below = min(math.ceil(from_top), len(self._highest) - 1)
+        above, share = math.floor(from_top), from_top - math.floor(from_top)
+        return float(self._highest[above] * (1 - share) + self._highest[below] * share)
+
+
+def activation_scales(
+    model: DQN, observations: Iterable[np.ndarray], count: int, percentile: float = 99.9, nonzero: bool = False
+) -> list[float]:
+    """
+    :param model: trained ReLU agent
+    :param observations: batches as the policy takes them, shape (B, \\*)
+    :param count: number of observations in all of them
+    :param percentile: of a layer's values
+    :param nonzero: of the values above zero; otherwise of all, before the ReLU
+    :return: the scale of each layer, the output layer's too; 1 for a layer that is never active
+    """
+    network = model.q_net
+    layers = connections(network)
+    values: dict[nn.Module, Percentile] = {}
+    with th.no_grad():
+        for batch in observations:
+            inputs, _ = model.policy.obs_to_tensor(batch)
+            signal = preprocess_obs(inputs, network.observation_space, network.normalize_images)
+            assert isinstance(signal, th.Tensor)
+            for module in _modules(network):
+                signal = module(signal)
+                if module in layers:
+                    each = values.setdefault(module, Percentile(percentile, count * signal[0].numel()))
+                    each.add(signal[signal > 0] if nonzero else signal)
+    scales = [values[layer].value() if layer in values else math.nan for layer in layers]
+    return [scale if scale > 0 else 1.0 for scale in scales]
+
+
+def convert(
+    model: BaseAlgorithm,
+    scales: list[float],
+    env: VecEnv,
+    *,
+    num_steps: int = 500,
+    readout: str = "rate",
+    layer_delay: bool = True,
+) -> DQN:
+    """
+    Divide what goes into each layer by its scale, so that rates of at most a spike a step stand for its activations: W_l <-
+    W_l s_(l-1) / s_l and b_l <- b_l / s_l. With the ``rate`` readout the output layer gives Q-values in their own units.
+
+    Neurons integrate without leak and are reset by subtraction of the threshold, 1.
+
+    :param model: trained DQN with CnnPolicy or MlpPolicy
+    :param scales: of each layer, see :func:`activation_scales`
+    :param env: environment of the agent
+    :param num_steps: simulation steps of a decision
+    :param readout: ``rate`` or ``spike``, see :class:`ConversionRule`
+    :param layer_delay: see :class:`ConversionRule`
+    :return: a DQN with a :class:`~sb3_spiking.policies.SpikingPolicy`
+    :raises ConversionError: for an agent that cannot be converted
+    """
+    policy = check_convertible(model)
+    assert isinstance(model, DQN)
+    layers: list[Any] = connections(policy.q_net)
+    convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+    units = [layer.out_features for layer in layers[:-1] if isinstance(layer, nn.Linear)]
+    settings: dict[str, Any] = {
+        "num_steps": num_steps,
+        "beta": 1.0,
+        "threshold": 1.0,
+        "reset_mechanism": "subtract",
+        "reset_delay": False,
+        "readout": readout,
+        "layer_delay": layer_delay,
+        "net_arch": units,
+    }
+    if convolutions:
+        shapes = [[layer.out_channels, layer.kernel_size[0], layer.stride[0]] for layer in convolutions]
+        settings |= {"conv_layers": shapes, "features_dim": units[0], "net_arch": units[1:]}
+    converted = DQN(
+        SpikingPolicy,
+        env,
+        policy_kwargs={"normalize_images": policy.normalize_images, **settings},
+        buffer_size=1,
+        gamma=model.gamma,
+        device=model.device,
+    )
+    converted.exploration_rate = model.exploration_rate
+    converted.num_timesteps = model.num_timesteps
+    network = converted.policy.q_net
+    spiking: list[Any] = [module.connection for module in network.modules() if isinstance(module, SpikingLayer)]
+    before = 1.0
+    with th.no_grad():
+        for source, target, scale in zip(layers, [*spiking, network.q_net[0]], scales, strict=True):
+            if source is layers[-1] and readout == "rate":
+                scale = 1.0
+            target.weight.copy_(source.weight * (before / scale))
+            target.bias.copy_(source.bias / scale)
+            before = scale
+    converted.policy.q_net_target.load_state_dict(network.state_dict())
+    return converted
+
+
+def check_convertible(model: BaseAlgorithm) -> DQNPolicy:
+    """
+    :param model: any agent
+    :return: its policy
+    :raises ConversionError: if :func:`convert` does not take it
+    """
+    if not isinstance(model, DQN):
+        raise ConversionError(f"an agent of {type(model).__name__}: conversion takes a DQN")
+    if isinstance(model.policy, SpikingPolicy):
+        raise ConversionError("the agent is a spiking one already")
+    connections(model.policy.q_net)
+    return model.policy
+
+
+def with_num_steps(model: DQN, num_steps: int, env: VecEnv) -> DQN:
+    """
+    :param model: spiking agent
+    :param num_steps: simulation steps of a decision
+    :param env: environment of the agent
+    :return: an agent with the same weights and another window
+    """
+    kwargs = {**model.policy_kwargs, "num_steps": num_steps}
+    other = DQN(SpikingPolicy, env, policy_kwargs=kwargs, buffer_size=1, gamma=model.gamma, device=model.device)
+    other.exploration_rate = model.exploration_rate
+    other.policy.q_net.load_state_dict(_without_settings(model.policy.q_net), strict=False)
+    return other
+
+
+def _without_settings(network: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in network.state_dict().items() if not name.endswith("_extra_state")}

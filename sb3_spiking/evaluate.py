@@ -1,0 +1,289 @@
+"""
+Evaluate trained agents, spiking or not, side by side: scores, Q-values, firing rates, operations and energy of a decision.
+
+    python -m sb3_spiking.evaluate --algo dqn --env PongNoFrameskip-v4 -f FOLDER [FOLDER ...] --out results
+
+Writes episodes.csv as the episodes end; interrupted and called again it goes on where it stopped. Then summary.csv, layers.csv
+and scores.png.
+"""
+
+import argparse
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch as th
+from matplotlib import pyplot as plt
+from tqdm import tqdm
+
+from sb3_spiking.evaluation import cli
+from sb3_spiking.evaluation.agents import Agent, AgentError
+from sb3_spiking.evaluation.episodes import PROTOCOLS, Protocol, exploration, run_episodes
+from sb3_spiking.evaluation.operations import ENERGIES
+from sb3_spiking.evaluation.results import EPISODE_COLUMNS, Rows, episode_row, interval, matching, operations_of
+from sb3_spiking.evaluation.scores import reference_scores
+from sb3_spiking.evaluation.table import markdown
+
+SUMMARY = {
+    "env": "environment",
+    "agent": "agent",
+    "episodes": "episodes",
+    "score": "score",
+    "low": "95% low",
+    "high": "95% high",
+    "max": "max",
+    "std": "std",
+    "normalised": "human-normalised: %",
+    "relative": "of the reference: %",
+    "max_q": "max Q",
+    "q_spread": "std of Q",
+    "firing_rate": "firing rate: %",
+    "spikes": "spikes a decision",
+    "nanojoules": "nJ a decision",
+    "per_second": "decisions a second",
+}
+LAYERS = {
+    "env": "environment",
+    "agent": "agent",
+    "layer": "layer",
+    "neurons": "neurons",
+    "firing_rate": "firing rate: %",
+    "multiply_accumulates": "multiply-accumulates",
+    "accumulates": "accumulates",
+    "updates": "neuron updates",
+    "spikes": "spikes",
+    "nanojoules": "nJ",
+    "weight_bytes": "weights: kB",
+    "state_bytes": "membranes: kB",
+}
+
+
+def evaluate(
+    agents: list[Agent],
+    protocol: Protocol,
+    out: Path,
+    *,
+    seeds: list[int],
+    n_envs: int = 8,
+    energy: str | None = "45nm-float32",
+    subprocesses: bool = False,
+) -> pd.DataFrame:
+    """
+    Play the episodes that ``out/episodes.csv`` does not have yet.
+
+    :param agents: who plays
+    :param protocol: how
+    :param out: folder
+    :param seeds: each gives the protocol's number of episodes
+    :param n_envs: environments in parallel
+    :param energy: key of :data:`~sb3_spiking.evaluation.operations.ENERGIES`; None counts no operations
+    :param subprocesses: one process for each environment
+    :return: rows of these agents' episodes, :data:`~sb3_spiking.evaluation.results.EPISODE_COLUMNS`
+    """
+    rows = Rows(out / "episodes.csv", EPISODE_COLUMNS)
+    evaluations = []
+    for agent in agents:
+        for seed in seeds:
+            key = {
+                "env": agent.env_id,
+                "agent": agent.name,
+                "algo": agent.algo,
+                "protocol": protocol.name,
+                "epsilon": exploration(agent, protocol),
+                "max_steps": 0 if protocol.max_steps is None else protocol.max_steps,
+                "energy": energy or "not counted",
+                "seed": seed,
+                "digest": agent.digest,
+            }
+            evaluations.append((agent, seed, key))
+    before = rows.read()
+    missing = [set(range(protocol.episodes)) - set(matching(before, key)["episode"]) for _, _, key in evaluations]
+    total = protocol.episodes * len(evaluations)
+    with tqdm(total=total, initial=total - sum(len(numbers) for numbers in missing), unit="episode") as progress:
+        for (agent, seed, key), numbers in zip(evaluations, missing, strict=True):
+            progress.set_description(f"{agent.env_id}, {agent.name}")
+            episodes = run_episodes(
+                agent,
+                protocol,
+                numbers,
+                seed=seed,
+                n_envs=n_envs,
+                energy=None if energy is None else ENERGIES[energy],
+                subprocesses=subprocesses,
+                on_step=lambda: progress.update(0),
+            )
+            for episode in episodes:
+                rows.add(episode_row(key, episode))
+                progress.update()
+    after = rows.read()
+    parts = [matching(after, key) for _, _, key in evaluations]
+    return pd.concat([part[part["episode"] < protocol.episodes] for part in parts], ignore_index=True)
+
+
+def decisions_per_second(agent: Agent, seconds: float = 0.5) -> float:
+    """
+    :param agent: whose network
+    :param seconds: that are measured, at least
+    :return: decisions on one observation at a time, without the environment
+    """
+    env = agent.make_env(1, 0)
+    observation: Any = env.reset()
+    for _ in range(5):
+        observation, *_ = env.step(np.array([env.action_space.sample()]))
+    env.close()
+    inputs, _ = agent.model.policy.obs_to_tensor(observation)
+    with th.no_grad():
+        agent.model.policy._predict(inputs, deterministic=True)
+        count, start = 0, time.perf_counter()
+        while (taken := time.perf_counter() - start) < seconds:
+            agent.model.policy._predict(inputs, deterministic=True)
+            count += 1
+    return count / taken
+
+
+def summarise(
+    agents: list[Agent], episodes: pd.DataFrame, reference: str | None, random_scores: dict[str, float]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """
+    :param agents: in the order of the table
+    :param episodes: rows of :func:`evaluate`
+    :param reference: name of the agent that scores are relative to
+    :param random_scores: of random actions, by environment, where nothing is published
+    :return: a row for each agent, :data:`SUMMARY`, and one for each layer of each agent, :data:`LAYERS`
+    """
+    summary, layers = [], []
+    for agent in agents:
+        rows = episodes[(episodes["env"] == agent.env_id) & (episodes["agent"] == agent.name)]
+        score = rows["score"].mean()
+        low, high = interval(rows["score"])
+        row: dict[str, Any] = {
+            **{"env": agent.env_id, "agent": agent.name, "episodes": len(rows), "score": score, "low": low, "high": high},
+            **{"max": rows["score"].max(), "std": rows["score"].std(), "max_q": rows["max_q"].mean()},
+            **{"q_spread": rows["q_spread"].mean(), "per_second": decisions_per_second(agent)},
+        }
+        published = reference_scores(agent.env_id)
+        if published is not None:
+            row["normalised"] = 100 * (score - published.random) / (published.human - published.random)
+        if reference is not None:
+            random = random_scores[agent.env_id] if published is None else published.random
+            other = episodes[(episodes["env"] == agent.env_id) & (episodes["agent"] == reference)]["score"].mean()
+            row["relative"] = 100 * (score - random) / (other - random)
+        decisions = rows["counted"].sum()
+        spikes = possible = nanojoules = 0.0
+        for name, each in operations_of(rows).items():
+            state = each.updates > 0
+            layer = {
+                **{"env": agent.env_id, "agent": agent.name, "layer": name, "neurons": each.neurons},
+                **{count: getattr(each, count) / decisions for count in ("multiply_accumulates", "accumulates", "updates")},
+                **{"spikes": each.spikes / decisions, "nanojoules": each.picojoules / decisions / 1000},
+                "firing_rate": 100 * each.spikes / (decisions * each.neurons * each.steps) if state else math.nan,
+                "weight_bytes": 4 * each.parameters / 1000,
+                "state_bytes": 4 * each.neurons / 1000 if state else 0.0,
+            }
+            layers.append(layer)
+            nanojoules += layer["nanojoules"]
+            spikes += layer["spikes"]
+            possible += each.neurons * each.steps if state else 0
+        row |= {"nanojoules": nanojoules, "spikes": spikes if possible else math.nan}
+        row["firing_rate"] = 100 * spikes / possible if possible else math.nan
+        summary.append(row)
+    return pd.DataFrame(summary, columns=list(SUMMARY)), pd.DataFrame(layers, columns=list(LAYERS))
+
+
+def plot(agents: list[Agent], episodes: pd.DataFrame, path: Path) -> None:
+    """
+    Learning curves, as RL Zoo evaluated while it trained, and scores of the agents side by side, a row for each environment.
+
+    :param agents: in the order of the legend
+    :param episodes: rows of :func:`evaluate`
+    :param path: of the picture
+    """
+    environments = list(dict.fromkeys(agent.env_id for agent in agents))
+    figure, axes = plt.subplots(len(environments), 2, figsize=(11, 3.6 * len(environments)), squeeze=False)
+    for (curves, scores), env_id in zip(axes, environments, strict=True):
+        names = []
+        for place, agent in enumerate(agent for agent in agents if agent.env_id == env_id):
+            color = f"C{place}"
+            log = agent.path.parent / "evaluations.npz"
+            if log.is_file():
+                data = np.load(log)
+                mean, std = data["results"].mean(axis=1), data["results"].std(axis=1)
+                curves.plot(data["timesteps"], mean, color=color, label=agent.name)
+                curves.fill_between(data["timesteps"], mean - std, mean + std, color=color, alpha=0.2)
+            values = episodes[(episodes["env"] == env_id) & (episodes["agent"] == agent.name)]["score"]
+            jitter = np.random.default_rng(0).uniform(-0.15, 0.15, len(values))
+            scores.plot(place + jitter, values, ".", color=color, alpha=0.5)
+            low, high = interval(values)
+            scores.errorbar(
+                place, values.mean(), [[values.mean() - low], [high - values.mean()]], fmt="_", color="black", capsize=6
+            )
+            names.append(agent.name)
+        scores.set_xticks(range(len(names)), names, rotation=15, ha="right")
+        scores.set_title(f"{env_id}: episodes, mean and 95% interval")
+        scores.set_ylabel("score")
+        curves.set_title("evaluations during training")
+        curves.set_xlabel("environment steps")
+        if curves.lines:
+            curves.legend()
+        else:
+            curves.text(0.5, 0.5, "no evaluations.npz beside the agents", ha="center", transform=curves.transAxes)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_agent_arguments(parser, several=True)
+    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="paper", help="of Liu et al. 2022, or RL Zoo's")
+    parser.add_argument("--episodes", type=int, help="for each seed, in place of the protocol's")
+    parser.add_argument("--epsilon", type=float, help="probability of a random action, in place of the protocol's")
+    parser.add_argument("--max-steps", type=int, help="decisions of an episode, in place of the protocol's")
+    parser.add_argument("--seed", type=int, nargs="+", default=[0])
+    parser.add_argument("--relative-to", metavar="FOLDER", help="one of the folders: scores are given relative to its agent's")
+    parser.add_argument("--energy", choices=list(ENERGIES), default="45nm-float32", help="picojoules of the operations")
+    parser.add_argument("-o", "--out", type=Path, default=Path("evaluation"), help="folder of the results")
+    args = parser.parse_args()
+
+    cli.prepare(args)
+    protocol = PROTOCOLS[args.protocol]
+    for name, value, least in (("episodes", args.episodes, 1), ("max_steps", args.max_steps, 1), ("epsilon", args.epsilon, 0)):
+        if value is not None and (value < least or (name == "epsilon" and value > 1)):
+            raise AgentError(f"--{name.replace('_', '-')} {value}: expected {'0 to 1' if name == 'epsilon' else 'at least 1'}")
+        if value is not None:
+            protocol = dataclasses.replace(protocol, **{name: value})
+    if args.relative_to is not None and args.relative_to not in args.folder:
+        raise AgentError(f"--relative-to {args.relative_to}: expected one of the folders, {', '.join(args.folder)}")
+    agents = cli.load_agents(args)
+    common: dict[str, Any] = {"n_envs": args.n_envs, "subprocesses": args.vec_env == "subproc"}
+    episodes = evaluate(agents, protocol, args.out, seeds=args.seed, energy=args.energy, **common)
+
+    reference, random_scores = None, {}
+    if args.relative_to is not None:
+        place = args.folder.index(args.relative_to) * len(args.exp_id)
+        reference = agents[place].name
+        print(f"relative to {reference}, 0% being random actions")
+        for agent in {agent.env_id: agent for agent in agents if reference_scores(agent.env_id) is None}.values():
+            everything = dataclasses.replace(protocol, epsilon=1.0)
+            random = dataclasses.replace(agent, name="random")
+            random_scores[agent.env_id] = evaluate([random], everything, args.out, seeds=args.seed, **common)["score"].mean()
+    summary, layers = summarise(agents, episodes, reference, random_scores)
+    summary.to_csv(args.out / "summary.csv", index=False)
+    layers.to_csv(args.out / "layers.csv", index=False)
+    plot(agents, episodes, args.out / "scores.png")
+
+    print(f"\n{len(args.seed)} x {protocol.episodes} episodes, protocol {protocol.name}, epsilon {protocol.epsilon}\n")
+    shown = summary.dropna(axis=1, how="all")
+    columns = ["", *(f"{row.env}, {row.agent}" for row in shown.itertuples())]
+    print(markdown(columns, [(SUMMARY[name], *shown[name]) for name in shown if name not in ("env", "agent")]))
+    print(f"\na decision, layer by layer; picojoules: {args.energy}, {ENERGIES[args.energy]}\n")
+    print(markdown([LAYERS[name] for name in layers], layers.itertuples(index=False)))
+    print(f"\n{args.out}/: episodes.csv, summary.csv, layers.csv, scores.png")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,182 @@
+"""Trained agents in RL Zoo's folders, and the environments that they were made for."""
+
+import contextlib
+import copy
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import rl_zoo3.import_envs  # noqa: F401  registers RL Zoo's environments
+import yaml
+from huggingface_sb3.naming_schemes import EnvironmentName
+from rl_zoo3 import ALGOS
+from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import create_test_env, get_model_path, get_saved_hyperparams
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+
+_ATARI_WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
+
+
+class AgentError(ValueError):
+    """An agent that is not there, or not what it should be; the message is one line."""
+
+
+@dataclass
+class Agent:
+    """
+    A trained agent.
+
+    :param name: what tables and plots call it
+    :param algo: RL Zoo's name of its algorithm
+    :param env_id: id of its Gymnasium environment
+    :param model: the loaded algorithm
+    :param path: its zip
+    :param hyperparams: what RL Zoo saved beside it
+    :param stats_path: folder of hyperparameters and normalisation, None if there is none
+    :param env_kwargs: arguments of the environment
+    :param wrappers: Gymnasium wrappers around its own, each as RL Zoo writes it: {dotted name: arguments}
+    """
+
+    name: str
+    algo: str
+    env_id: str
+    model: BaseAlgorithm
+    path: Path
+    hyperparams: dict[str, Any]
+    stats_path: str | None
+    env_kwargs: dict[str, Any]
+    wrappers: tuple[dict[str, dict[str, Any]], ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the zip: whether two files hold the same agent."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    @property
+    def is_atari(self) -> bool:
+        """Whether its environment is an Atari game."""
+        return ExperimentManager.is_atari(self.env_id)
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether RL Zoo evaluates it with random actions: in Atari and MiniGrid games."""
+        return self.is_atari or ExperimentManager.is_minigrid(self.env_id)
+
+    def make_env(
+        self,
+        n_envs: int = 1,
+        seed: int = 0,
+        *,
+        whole_games: bool = False,
+        subprocesses: bool = False,
+    ) -> VecEnv:
+        """
+        :param n_envs: environments in parallel
+        :param seed: of the first one; the others have the next ones
+        :param whole_games: in Atari, an episode is a whole game and rewards are not clipped
+        :param subprocesses: one process for each environment
+        :return: environments that the agent was trained in, observations normalised and stacked
+        """
+        hyperparams = copy.deepcopy(self.hyperparams)
+        own = hyperparams.get("env_wrapper") or []
+        own = [_whole_games(wrapper) if whole_games else wrapper for wrapper in (own if isinstance(own, list) else [own])]
+        hyperparams["env_wrapper"] = [*own, *self.wrappers]
+        with contextlib.redirect_stdout(io.StringIO()):  # RL Zoo reports what it stacks and loads each time
+            return create_test_env(
+                self.env_id,
+                n_envs=n_envs,
+                stats_path=self.stats_path,
+                seed=seed,
+                should_render=False,
+                hyperparams=hyperparams,
+                env_kwargs=self.env_kwargs,
+                vec_env_cls=SubprocVecEnv if subprocesses else DummyVecEnv,
+            )
+
+
+def _whole_games(wrapper: Any) -> Any:
+    name, arguments = next(iter(wrapper.items())) if isinstance(wrapper, dict) else (wrapper, {})
+    if name != _ATARI_WRAPPER:
+        return wrapper
+    return {name: {**(arguments or {}), "terminal_on_life_loss": False, "clip_reward": False}}
+
+
+def load_agent(
+    folder: str | Path,
+    algo: str,
+    env_id: str,
+    *,
+    exp_id: int = 0,
+    load_best: bool = False,
+    load_checkpoint: int | None = None,
+    load_last_checkpoint: bool = False,
+    device: str = "auto",
+    env_kwargs: dict[str, Any] | None = None,
+) -> Agent:
+    """
+    :param folder: log folder, RL Zoo's ``-f``
+    :param algo: RL Zoo's name of the algorithm
+    :param env_id: id of the Gymnasium environment
+    :param exp_id: run, 0 for the latest, -1 for a folder without runs
+    :param load_best: the best model in place of the last one
+    :param load_checkpoint: the checkpoint after this number of steps
+    :param load_last_checkpoint: the last checkpoint
+    :param device: of the network
+    :param env_kwargs: arguments of the environment on top of those that it was trained with
+    :return: the agent
+    :raises AgentError: if there is no such agent or its file is damaged
+    """
+    if algo not in ALGOS:
+        raise AgentError(f"--algo {algo}: expected one of {', '.join(ALGOS)}")
+    if env_id not in gym.registry and env_id.split(":")[-1] not in gym.registry:
+        raise AgentError(
+            f"--env {env_id}: there is no such environment; a package that registers it is named by --gym-packages"
+        )
+    name = EnvironmentName(env_id)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            checkpoint = None if load_checkpoint is None else str(load_checkpoint)
+            _, path, log_path = get_model_path(exp_id, str(folder), algo, name, load_best, checkpoint, load_last_checkpoint)
+    except (AssertionError, ValueError) as error:
+        raise AgentError(f"no {algo} agent for {env_id} in {folder}: {error}. {_what_there_is(Path(folder))}") from error
+    stats_path = str(Path(log_path) / name)
+    hyperparams, maybe_stats_path = get_saved_hyperparams(stats_path, test_mode=True)
+    kwargs = dict(hyperparams.pop("env_kwargs", None) or {})
+    arguments = Path(stats_path) / "args.yml"
+    if arguments.is_file():
+        # As RL Zoo itself reads its own file
+        kwargs = (yaml.load(arguments.read_text(), Loader=yaml.UnsafeLoader) or {}).get("env_kwargs") or kwargs
+    run = Path(log_path).name
+    label = f"{Path(folder).name}/{run[len(name) + 1 :]}" if run.startswith(f"{name}_") else Path(folder).name
+    model = _load_model(Path(path), algo, hyperparams, device)
+    return Agent(label, algo, env_id, model, Path(path), hyperparams, maybe_stats_path, {**kwargs, **(env_kwargs or {})})
+
+
+def _load_model(path: Path, algo: str, hyperparams: dict[str, Any], device: str) -> BaseAlgorithm:
+    # What RL Zoo's enjoy passes: what only training needs is left out
+    kwargs: dict[str, Any] = {}
+    if algo in ("qrdqn", "dqn", "ddpg", "sac", "her", "td3", "tqc"):
+        kwargs["buffer_size"] = 1
+        if "optimize_memory_usage" in hyperparams:
+            kwargs["optimize_memory_usage"] = False
+    schedules = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ALGOS[algo].load(path, custom_objects=schedules, device=device, **kwargs)
+    except Exception as error:  # a damaged zip, or that of another algorithm, fails in many ways
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise AgentError(f"{path} does not load as an agent of {algo}: {reason[:300]}") from error
+
+
+def _what_there_is(folder: Path) -> str:
+    if not folder.is_dir():
+        return "There is no such folder."
+    zips = sorted({zip_path.parent for algo in ALGOS for zip_path in folder.glob(f"{algo}/*/*.zip")})
+    runs = ", ".join(str(path.relative_to(folder)) for path in zips[:8])
+    return f"The folder holds {runs}{', ...' if len(zips) > 8 else ''}." if zips else "The folder holds no agents."

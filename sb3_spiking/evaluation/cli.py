@@ -1,0 +1,93 @@
+"""What the command lines have in common: RL Zoo's options, and errors of one line."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch as th
+from rl_zoo3.utils import StoreDict
+
+from sb3_spiking.evaluation.agents import Agent, AgentError, load_agent
+
+
+def add_agent_arguments(parser: argparse.ArgumentParser, several: bool) -> None:
+    """
+    RL Zoo's options that name a trained agent.
+
+    :param parser: to add them to
+    :param several: whether to take several environments, folders and runs
+    """
+    nargs: dict[str, Any] = {"nargs": "+"} if several else {}
+
+    def default(value: Any) -> Any:
+        return [value] if several else value
+
+    parser.add_argument("--algo", default="dqn", help="algorithm, RL Zoo's name")
+    parser.add_argument("--env", default=default("CartPole-v1"), help="environment id", **nargs)
+    parser.add_argument("-f", "--folder", default=default("logs"), help="log folder of RL Zoo", **nargs)
+    parser.add_argument("--exp-id", type=int, default=default(0), help="run; 0: the latest, -1: no folder of runs", **nargs)
+    parser.add_argument("--load-best", action="store_true", help="load the best model in place of the last one")
+    parser.add_argument("--load-checkpoint", type=int, help="load the checkpoint after this number of steps")
+    parser.add_argument("--load-last-checkpoint", action="store_true", help="load the last checkpoint")
+    parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, help="arguments of the environment")
+    parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")
+    parser.add_argument("--device", default="auto", help="PyTorch device")
+    parser.add_argument("--num-threads", type=int, default=-1, help="threads for PyTorch (-1: its default)")
+    parser.add_argument("--n-envs", type=int, default=8, help="environments in parallel")
+    parser.add_argument("--vec-env", choices=["dummy", "subproc"], default="dummy", help="VecEnv type")
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Import the packages and set the threads that the command line names."""
+    if args.n_envs < 1:
+        raise AgentError(f"--n-envs {args.n_envs}: expected at least 1")
+    for package in args.gym_packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise AgentError(f"--gym-packages {package}: {error}") from error
+    if args.num_threads > 0:
+        th.set_num_threads(args.num_threads)
+
+
+def load_agents(args: argparse.Namespace) -> list[Agent]:
+    """Each environment, folder and run of the command line, with names that tell them apart."""
+    agents = [_load(args, env, folder, run) for env in args.env for folder in args.folder for run in args.exp_id]
+    names = [(agent.env_id, agent.name) for agent in agents]
+    for agent in agents:
+        if names.count((agent.env_id, agent.name)) > 1:
+            agent.name = str(agent.path.parent)
+    return agents
+
+
+def load_one(args: argparse.Namespace) -> Agent:
+    """The one agent of a command line that takes one."""
+    return _load(args, args.env, args.folder, args.exp_id)
+
+
+def _load(args: argparse.Namespace, env: str, folder: str, run: int) -> Agent:
+    return load_agent(
+        folder,
+        args.algo,
+        env,
+        exp_id=run,
+        load_best=args.load_best,
+        load_checkpoint=args.load_checkpoint,
+        load_last_checkpoint=args.load_last_checkpoint,
+        device=args.device,
+        env_kwargs=args.env_kwargs,
+    )
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a command; wrong input ends it with one line on standard error and status 2, as argparse does."""
+    try:
+        main()
+    except (AgentError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted: what was finished is saved, the same command goes on from there", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,207 @@
+"""
+What a decision costs, counted while it is taken: the operations of a network's layers, and their energy.
+
+* A layer fed by real values multiplies: one multiply-accumulate for each connection, once where the input stays the same over
+  the window.
+* A layer fed by spikes accumulates: one synaptic operation for each spike and each of its outgoing connections, fewer at the
+  border of an image, where fewer windows of the kernel see a neuron.
+* A neuron is updated at every step: a multiply-accumulate where its membrane decays, an accumulation where it does not.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_spiking.policies import SpikingQNetwork
+from sb3_spiking.snn.layers import SpikingLayer
+
+
+class Energy(NamedTuple):
+    """
+    Picojoules of an operation.
+
+    :param multiply_accumulate: a multiplication and an addition
+    :param accumulate: an addition
+    """
+
+    multiply_accumulate: float
+    accumulate: float
+
+
+#: Operations on 32-bit floating-point and integer numbers and on 8-bit ones in 45 nm: Horowitz, ISSCC 2014
+ENERGIES = {
+    "45nm-float32": Energy(4.6, 0.9),
+    "45nm-int32": Energy(3.2, 0.1),
+    "45nm-int8": Energy(0.23, 0.03),
+}
+
+
+@dataclass
+class LayerOperations:
+    """
+    Operations of one layer for a batch of decisions. The counts are tensors of shape (B,).
+
+    :param name: of the layer in the policy
+    :param neurons: number of its spiking neurons or units
+    :param steps: simulation steps of the window, 1 for a layer that is not spiking
+    :param parameters: numbers that it stores
+    :param multiply_accumulates: of real inputs
+    :param accumulates: synaptic operations
+    :param updates: of neurons
+    :param decays: whether an update multiplies
+    :param spikes: that it emits
+    """
+
+    name: str
+    neurons: int
+    steps: int
+    parameters: int
+    multiply_accumulates: th.Tensor
+    accumulates: th.Tensor
+    updates: th.Tensor
+    decays: bool
+    spikes: th.Tensor
+
+    def followed_by(self, other: Self) -> Self:
+        """The same layer for more decisions."""
+        names = ("multiply_accumulates", "accumulates", "updates", "spikes")
+        both: dict[str, Any] = {name: th.cat([getattr(self, name), getattr(other, name)]) for name in names}
+        return replace(self, **both)
+
+    @property
+    def is_spiking(self) -> bool:
+        """Whether it has spiking neurons, whose membranes are state."""
+        return self.steps > 1 or bool((self.updates > 0).any())
+
+    def picojoules(self, energy: Energy) -> th.Tensor:
+        """
+        :param energy: of the operations
+        :return: shape (B,)
+        """
+        updates = energy.multiply_accumulate if self.decays else energy.accumulate
+        real = self.multiply_accumulates * energy.multiply_accumulate
+        return real + self.accumulates * energy.accumulate + self.updates * updates
+
+
+class OperationCounter:
+    """
+    Counts while a policy decides::
+
+        with OperationCounter(policy) as counter:
+            policy.predict(observations)
+            counter.layers  # what that took
+            counter.clear()  # before the next one
+
+    Counted are convolutions, linear layers and Leaky neurons, wherever the policy runs them.
+
+    :param policy: spiking or not
+    """
+
+    def __init__(self, policy: nn.Module) -> None:
+        self._policy = policy
+        self._layers: dict[str, LayerOperations] = {}
+        self._connections: dict[tuple[str, th.Size], th.Tensor] = {}
+        self._handles: list[Any] = []
+
+    @property
+    def layers(self) -> list[LayerOperations]:
+        """The layers since the last :meth:`clear`, in the order in which they ran."""
+        return list(self._layers.values())
+
+    def clear(self) -> None:
+        """Forget what was counted."""
+        self._layers.clear()
+
+    def __enter__(self) -> Self:
+        counted: set[nn.Module] = set()
+        for name, module in self._policy.named_modules():
+            if isinstance(module, SpikingQNetwork):
+                counted.update(module.q_net.modules())
+                self._hook(module, self._count_readout, f"{name}.q_net".lstrip("."))
+            elif isinstance(module, SpikingLayer):
+                counted.add(module.connection)
+                self._hook(module, self._count_spiking, name)
+            elif isinstance(module, (nn.Conv2d, nn.Linear)) and module not in counted:
+                self._hook(module, self._count_dense, name)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _hook(self, module: nn.Module, count: Callable[..., LayerOperations], name: str) -> None:
+        def hook(module: nn.Module, inputs: Any, output: th.Tensor) -> None:
+            with th.no_grad():
+                layer = count(name, module, inputs[0], output)
+            earlier = self._layers.get(name)  # a layer may see the batch in parts
+            self._layers[name] = layer if earlier is None else earlier.followed_by(layer)
+
+        self._handles.append(module.register_forward_hook(hook))
+
+    def _outgoing(self, name: str, connection: nn.Module, shape: th.Size) -> th.Tensor:
+        if (name, shape) not in self._connections:
+            self._connections[name, shape] = _uses(connection, tuple(shape))
+        return self._connections[name, shape]
+
+    def _count_spiking(self, name: str, layer: SpikingLayer, window: th.Tensor, spikes: th.Tensor) -> LayerOperations:
+        steps, samples = spikes.shape[:2]
+        uses = self._outgoing(name, layer.connection, window.shape[2:]).to(window.device)
+        # Dense layers may see spikes and real values side by side
+        is_spikes = ((window == 0) | (window == 1)).flatten(0, 1).all(dim=0)
+        if window.shape[0] < steps or (steps == 1 and not is_spikes.all()):
+            real, events = uses.sum().expand(samples), th.zeros(samples)
+        else:
+            events = (window.sum(dim=0) * uses * is_spikes).flatten(1).sum(dim=1)
+            real = (steps * (uses * ~is_spikes).sum()).expand(samples)
+        neurons = spikes[0, 0].numel()
+        updates = th.full((samples,), float(steps * neurons))
+        decays = 0 < layer.neuron.constants()[0] < 1
+        emitted = spikes.sum(dim=0).flatten(1).sum(dim=1)
+        real, events, updates, emitted = (each.cpu().double() for each in (real, events, updates, emitted))
+        return LayerOperations(name, neurons, steps, _parameters(layer), real, events, updates, decays, emitted)
+
+    def _count_dense(self, name: str, layer: nn.Module, inputs: th.Tensor, outputs: th.Tensor) -> LayerOperations:
+        samples = len(inputs)
+        real = self._outgoing(name, layer, inputs.shape[1:]).sum().double().expand(samples)
+        nothing = th.zeros(samples, dtype=th.float64)
+        return LayerOperations(name, outputs[0].numel(), 1, _parameters(layer), real, nothing, nothing, False, nothing)
+
+    def _count_readout(self, name: str, network: SpikingQNetwork, _: Any, values: th.Tensor) -> LayerOperations:
+        # Its input are the spikes of the last layer before it
+        spikes = self.layers[-1].spikes
+        steps, (samples, actions) = network.settings.num_steps, values.shape
+        updates = th.zeros(samples, dtype=th.float64)
+        decays, emitted = False, updates
+        if network.output_neuron is not None:
+            updates = updates + steps * actions
+            decays = 0 < network.output_neuron.constants()[0] < 1
+            if network.settings.readout == "spike":  # the values are firing rates
+                emitted = (values.double().cpu() * steps).sum(dim=1)
+        parameters, nothing = _parameters(network.q_net), th.zeros(samples, dtype=th.float64)
+        return LayerOperations(name, actions, steps, parameters, nothing, spikes * actions, updates, decays, emitted)
+
+
+def _uses(connection: nn.Module, shape: tuple[int, ...]) -> th.Tensor:
+    """
+    :param connection: a convolution or linear layer
+    :param shape: of its input for one decision
+    :return: outgoing connections of each input, shape ``shape``
+    """
+    if isinstance(connection, nn.Conv2d):
+        ones = th.ones(1, *shape, requires_grad=True)
+        kernel = th.ones(connection.out_channels, shape[0] // connection.groups, *connection.kernel_size)
+        geometry: Any = (connection.stride, connection.padding, connection.dilation, connection.groups)
+        with th.enable_grad():
+            outputs = F.conv2d(ones, kernel, None, *geometry)
+        return th.autograd.grad(outputs.sum(), ones)[0][0]
+    assert isinstance(connection, nn.Linear)
+    return th.full(shape, float(connection.out_features))
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

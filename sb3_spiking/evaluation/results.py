@@ -1,0 +1,107 @@
+"""Results on disk, row by row as they come, so that an evaluation that is cut off goes on where it stopped."""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from sb3_spiking.evaluation.episodes import Episode, Operations
+
+
+class Rows:
+    """
+    A CSV file that rows are added to.
+
+    :param path: of the file; what it holds already is kept, but for a last line that was cut off
+    :param columns: of every row
+    :raises ValueError: if the file has other columns
+    """
+
+    def __init__(self, path: Path, columns: Iterable[str]) -> None:
+        self.path, self.columns = path, list(columns)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            text = path.read_text()
+            if text and not text.endswith("\n"):
+                path.write_text(text[: text.rfind("\n") + 1])
+        if not path.exists() or not path.read_text():
+            self._append(self.columns)
+        with path.open(newline="") as file:
+            found = next(csv.reader(file))
+        if found != self.columns:
+            raise ValueError(f"{path} holds something else: its columns are {', '.join(found)}; move it away")
+
+    def read(self) -> pd.DataFrame:
+        """All rows so far."""
+        return pd.read_csv(self.path, keep_default_na=True)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Write a row, so that it is there if the machine stops."""
+        self._append([row[column] for column in self.columns])
+
+    def _append(self, values: list[Any]) -> None:
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerow(values)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+EPISODE_COLUMNS = (
+    *("env", "agent", "algo", "protocol", "epsilon", "max_steps", "energy", "seed", "digest"),
+    *("episode", "score", "steps", "max_q", "q_spread", "counted", "operations"),
+)
+_KEY = EPISODE_COLUMNS[:9]
+
+
+def episode_row(key: Mapping[str, Any], episode: Episode) -> dict[str, Any]:
+    """
+    :param key: the first columns of the row
+    :param episode: the episode
+    :return: a row of :data:`EPISODE_COLUMNS`
+    """
+    operations = json.dumps({name: asdict(each) for name, each in episode.operations.items()})
+    numbers = {name: getattr(episode, name) for name in ("score", "steps", "max_q", "q_spread", "counted")}
+    return {**key, "episode": episode.number, **numbers, "operations": operations}
+
+
+def matching(rows: pd.DataFrame, key: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows of one evaluation of one agent, one for each episode."""
+    same = np.ones(len(rows), bool)
+    for column in _KEY:
+        same &= rows[column].astype(str).to_numpy() == str(key[column])
+    return rows[same].drop_duplicates("episode").sort_values("episode")
+
+
+def operations_of(rows: pd.DataFrame) -> dict[str, Operations]:
+    """Sums over episodes."""
+    totals: dict[str, Operations] = {}
+    for text in rows["operations"]:
+        for name, numbers in json.loads(text).items():
+            each = Operations(**numbers)
+            total = totals.setdefault(name, Operations(each.neurons, each.steps, each.parameters))
+            for count in ("multiply_accumulates", "accumulates", "updates", "spikes", "picojoules"):
+                setattr(total, count, getattr(total, count) + getattr(each, count))
+    return totals
+
+
+def interval(values: Iterable[float], confidence: float = 0.95) -> tuple[float, float]:
+    """
+    :param values: independent values
+    :param confidence: of the interval
+    :return: lower and upper end of the interval of their mean by Student's t, NaN for fewer than two values
+    """
+    numbers = np.asarray(list(values), float)
+    if len(numbers) < 2:
+        return math.nan, math.nan
+    if np.ptp(numbers) == 0:
+        return float(numbers[0]), float(numbers[0])
+    half = stats.t.ppf((1 + confidence) / 2, len(numbers) - 1) * stats.sem(numbers)
+    return float(numbers.mean() - half), float(numbers.mean() + half)
