@@ -108,10 +108,11 @@ def profile(policy: Any, images: th.Tensor, repeats: int) -> dict[str, float]:
 
         return wrapper
 
-    for module in (cpu, events):
+    modules: list[Any] = [cpu, events]
+    for module in modules:
         module.run = timed(module.run, lambda kernel, *_: FUNCTIONS[kernel])
     events.input_gradient = timed(events.input_gradient, lambda *_: "inputs")
-    inference.spikes = timed(inference.spikes, lambda *_: "target")  # type: ignore[assignment]
+    inference.spikes = timed(inference.spikes, lambda *_: "target")
     rounds = []
     for _ in tqdm(range(repeats + 1), leave=False):
         seconds.clear()

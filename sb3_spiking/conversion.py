@@ -66,7 +66,8 @@ def connections(network: QNetwork) -> list[nn.Conv2d | nn.Linear]:
     :raises ConversionError: for a network that is made of anything else
     """
     modules = [module for module in _modules(network) if not isinstance(module, nn.Flatten)]
-    layers, activations = modules[::2], modules[1::2]
+    layers: list[Any] = modules[::2]
+    activations = modules[1::2]
     for activation in activations:
         if type(activation) is not nn.ReLU:
             raise ConversionError(
@@ -150,7 +151,9 @@ def convert(
     Divide what goes into each layer by its scale, so that rates of at most a spike a step stand for its activations: W_l <-
     W_l s_(l-1) / s_l and b_l <- b_l / s_l. With the ``rate`` readout the output layer gives Q-values in their own units.
 
-    Neurons integrate without leak and are reset by subtraction of the threshold, 1.
+    Neurons integrate without leak and lose the threshold, 1, with each spike. With snnTorch's ``reset_delay`` the subtraction
+    comes with the next step's current, which makes no difference here; without it, snnTorch would hold back spikes of a neuron
+    whose membrane stays above the threshold.
 
     :param model: trained DQN with CnnPolicy or MlpPolicy
     :param scales: of each layer, see :func:`activation_scales`
@@ -171,7 +174,7 @@ def convert(
         "beta": 1.0,
         "threshold": 1.0,
         "reset_mechanism": "subtract",
-        "reset_delay": False,
+        "reset_delay": True,
         "readout": readout,
         "layer_delay": layer_delay,
         "net_arch": units,

@@ -11,11 +11,12 @@ conversion.png beside it say how good it is. Interrupted and called again it goe
 import argparse
 import dataclasses
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -65,35 +66,53 @@ def observations(agent: Agent, count: int, *, epsilon: float, seed: int, n_envs:
         env.close()
 
 
-def agreement(model: DQN, converted: DQN, batches: Iterator[np.ndarray], steps: list[int]) -> tuple[np.ndarray, int]:
+class Agreement(NamedTuple):
     """
-    Tan et al.'s conversion rate, by the number of simulation steps: what a window has fired by a step is what a shorter one
-    fires.
+    How often a converted agent decides as the ReLU agent.
+
+    :param shares: of decisions that are the same, Tan et al.'s conversion rate, for each number of simulation steps
+    :param decisions: number of them
+    :param gap: median difference of the ReLU agent's two highest Q-values
+    :param gap_where_different: the same over decisions that differ with all simulation steps, NaN if none does
+    """
+
+    shares: list[float]
+    decisions: int
+    gap: float
+    gap_where_different: float
+
+
+def agreement(model: DQN, converted: DQN, batches: Iterator[np.ndarray], steps: list[int]) -> Agreement:
+    """
+    Compare decisions for several numbers of simulation steps at once: what a window has fired by a step, a shorter one fires.
 
     :param model: the ReLU agent
     :param converted: the spiking one
     :param batches: of observations
-    :param steps: numbers of simulation steps, up to the converted agent's
-    :return: share of decisions that are the same, for each of ``steps``, and the number of decisions
+    :param steps: numbers of simulation steps, up to the converted agent's, in increasing order
+    :return: the comparison
     """
-    network, policy = converted.policy.q_net, converted.policy
+    policy = converted.policy
     assert isinstance(policy, SpikingPolicy)
+    network: Any = policy.q_net
     readout = READOUTS[policy.settings.readout].values
-    same, total = np.zeros(len(steps)), 0
+    same, gaps = [], []
     with th.no_grad():
         for batch in batches:
             inputs, _ = policy.obs_to_tensor(batch)
-            expected = model.q_net(inputs).argmax(dim=1)
+            highest, actions = model.q_net(inputs).topk(2, dim=1)
+            gaps.append(highest[:, 0] - highest[:, 1])
             window = network.features_extractor.window(
                 preprocess_obs(inputs, network.observation_space, network.normalize_images)
             )
             if policy.settings.layer_delay:
                 window = delayed(window)
-            for place, num_steps in enumerate(steps):
-                values = readout(window[:num_steps], network.q_net, network.output_neuron)
-                same[place] += int((values.argmax(dim=1) == expected).sum())
-            total += len(expected)
-    return same / total, total
+            values = [readout(window[:count], network.q_net, network.output_neuron) for count in steps]
+            same.append(th.stack([each.argmax(dim=1) == actions[:, 0] for each in values]))
+    equal, gap = th.cat(same, dim=1), th.cat(gaps)
+    differing = gap[~equal[-1]]
+    median = differing.median().item() if len(differing) else math.nan
+    return Agreement(equal.double().mean(dim=1).tolist(), len(gap), gap.median().item(), median)
 
 
 def save(agent: Agent, converted: DQN, out: Path, record: dict[str, Any]) -> Path:
@@ -242,10 +261,14 @@ def main() -> None:
             agent, args.decisions, epsilon=args.epsilon, seed=args.seed + 1000, n_envs=args.n_envs, title="decisions"
         )
         steps = sorted({min(args.num_steps, round(args.num_steps * 2.0**-power)) for power in range(10)} - {0})
-        shares, decisions = agreement(agent.model, spiking.model, batches, steps)
-        record |= {"agreement_steps": steps, "agreement": shares.tolist(), "decisions": decisions}
+        found = agreement(agent.model, spiking.model, batches, steps)
+        record |= {"agreement_steps": steps, "agreement": found.shares, "decisions": found.decisions}
+        record |= {"gap": found.gap, "gap_where_different": found.gap_where_different}
         _write(run, record)
-    print(f"equal decisions: {100 * record['agreement'][-1]:.2f}% of {record['decisions']}")
+    print(
+        f"equal decisions: {100 * record['agreement'][-1]:.2f}% of {record['decisions']}; the two highest Q-values differ by "
+        f"{record['gap']:.3g} in the median, {record['gap_where_different']:.3g} where decisions differ"
+    )
 
     protocol = dataclasses.replace(PROTOCOLS["paper"], episodes=args.episodes, epsilon=args.epsilon, max_steps=args.max_steps)
     players = [dataclasses.replace(agent, name="ReLU")]

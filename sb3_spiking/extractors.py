@@ -105,7 +105,7 @@ class SpikingExtractor(BaseFeaturesExtractor):
     ) -> nn.Sequential:
         """Linear spiking layers of the given numbers of units, whether the observation comes first or other layers."""
         sizes = (in_features, *units)
-        layers = []
+        layers: list[SpikingLayer] = []
         for size, next_size, neuron in zip(sizes[:-1], sizes[1:], neurons, strict=True):
             layers.append(self.spiking_layer(nn.Linear(size, next_size), neuron, first and not layers))
         return nn.Sequential(*layers)
@@ -175,7 +175,8 @@ class SpikingNatureCNN(SpikingExtractor):
         neurons = self.neurons(len(convolutions) + 1 + len(net_arch))
         channels, height, width = channels_height_width(observation_space, self.settings.layout)
         in_channels = self.encoded_channels(channels, observation_space)
-        layers, self.largest_layer = [], 0
+        layers: list[SpikingLayer] = []
+        self.largest_layer = 0
         for (out_channels, kernel_size, stride), neuron in zip(convolutions, neurons, strict=False):
             convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride)
             layers.append(self.spiking_layer(convolution, neuron, not layers))

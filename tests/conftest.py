@@ -1,5 +1,9 @@
+import importlib
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 # Where there is no GPU, Triton's kernels run in its interpreter, which must be chosen before anything imports Triton
 if shutil.which("nvidia-smi") is None:
@@ -10,10 +14,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import DQN
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 
+import sb3_spiking
 from sb3_spiking import SpikingPolicy
+from sb3_spiking.evaluation import cli
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -96,3 +102,41 @@ def observation_of(model):
 def q_values(model, observation):
     with th.no_grad():
         return model.q_net(model.policy.obs_to_tensor(observation)[0])
+
+
+@pytest.fixture(scope="session")
+def relu_run(tmp_path_factory):
+    """
+    A folder with log folders of RL Zoo: ``relu`` has a DQN that was trained on CartPole briefly, ``damaged`` half of its file,
+    ``ppo`` a PPO.
+    """
+    folder = tmp_path_factory.mktemp("relu_run")
+    environment = {**os.environ, "PYTHONPATH": str(Path(sb3_spiking.__file__).parents[1])}
+    arguments = "--algo dqn --env CartPole-v1 -f relu -n 3000 --num-threads 1 --eval-freq 1000 --seed 1"
+    command = [sys.executable, "-m", "rl_zoo3.train", *arguments.split(), "-params", "policy_kwargs:dict(net_arch=[32,32])"]
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    shutil.copytree(folder / "relu", folder / "damaged")
+    (path,) = (folder / "damaged").glob("dqn/*/CartPole-v1.zip")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (folder / "ppo/ppo/CartPole-v1_1").mkdir(parents=True)
+    PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).save(folder / "ppo/ppo/CartPole-v1_1/CartPole-v1.zip")
+    return folder
+
+
+@pytest.fixture
+def fails(relu_run, monkeypatch, capsys):
+    """Runs a command of ours in that folder, which must end with one line; the line."""
+
+    def run(module, arguments):
+        monkeypatch.chdir(relu_run)
+        monkeypatch.setattr(sys, "argv", [module, *arguments.split()])
+        with pytest.raises(SystemExit) as end:
+            cli.run(importlib.import_module(f"sb3_spiking.{module}").main)
+        assert end.value.code == 2
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert output.err.count("\n") == 1, output.err
+        assert output.err.startswith("error: ")
+        return output.err
+
+    return run

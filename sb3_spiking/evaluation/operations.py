@@ -197,8 +197,7 @@ def _uses(connection: nn.Module, shape: tuple[int, ...]) -> th.Tensor:
         kernel = th.ones(connection.out_channels, shape[0] // connection.groups, *connection.kernel_size)
         geometry: Any = (connection.stride, connection.padding, connection.dilation, connection.groups)
         with th.enable_grad():
-            outputs = F.conv2d(ones, kernel, None, *geometry)
-        return th.autograd.grad(outputs.sum(), ones)[0][0]
+            return th.autograd.grad(F.conv2d(ones, kernel, None, *geometry).sum(), ones)[0][0]
     assert isinstance(connection, nn.Linear)
     return th.full(shape, float(connection.out_features))
 

@@ -1,0 +1,246 @@
+"""Converted agents against the published rules, step by step, and against the ReLU agents they come from."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.env_util import make_vec_env
+from torch import nn
+
+import sb3_spiking
+from sb3_spiking import SpikingPolicy
+from sb3_spiking.conversion import ConversionError, Percentile, activation_scales, connections, convert, with_num_steps
+from sb3_spiking.convert import agreement
+from sb3_spiking.snn.layers import delayed
+from sb3_spiking.snn.readout import READOUTS
+
+
+class ImagesEnv(gym.Env):
+    """Images of noise."""
+
+    observation_space = spaces.Box(0, 255, (4, 36, 36), np.uint8)
+    action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("percentile", [50.0, 99.0, 99.9, 100.0])
+def test_percentiles_of_parts_are_those_of_the_whole(percentile):
+    values = th.randn(5000)
+    streamed = Percentile(percentile, 5000)
+    for part in values.split(700):
+        streamed.add(part)
+    assert streamed.value() == pytest.approx(np.percentile(values.numpy(), percentile), rel=1e-5)
+
+
+def relu_agent(env, policy="MlpPolicy", **policy_kwargs):
+    return DQN(policy, env, buffer_size=1, policy_kwargs=policy_kwargs or None, seed=0)
+
+
+def test_weights_and_scales_by_hand():
+    env = make_vec_env("CartPole-v1")
+    model = relu_agent(env, net_arch=[2])
+    hidden, output = connections(model.q_net)
+    with th.no_grad():
+        hidden.weight.copy_(th.tensor([[1.0, 0, 0, 0], [0, -2.0, 0, 0]]))
+        hidden.bias.copy_(th.tensor([0.5, 0.0]))
+        output.weight.copy_(th.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        output.bias.copy_(th.tensor([0.1, 0.2]))
+    observations = np.zeros((4, 4), np.float32)
+    observations[:, 0], observations[:, 1] = (0.0, 1.0, 2.0, 3.5), (1.0, 1.0, -1.0, 0.0)
+    # Before the ReLU: 0.5, 1.5, 2.5, 4 and -2, -2, 2, 0; above zero: 0.5, 1.5, 2, 2.5, 4
+    assert activation_scales(model, [observations], 4, 100.0) == pytest.approx([4.0, 15.7])
+    assert activation_scales(model, [observations[:2], observations[2:]], 4, 50.0)[0] == pytest.approx(1.0)
+    assert activation_scales(model, [observations], 4, 50.0, nonzero=True)[0] == pytest.approx(2.0)
+    converted = convert(model, [4.0, 10.0], env, num_steps=9, readout="rate")
+    layer, readout = converted.q_net.features_extractor.dense[0], converted.q_net.q_net[0]
+    th.testing.assert_close(layer.connection.weight, hidden.weight / 4)
+    th.testing.assert_close(layer.connection.bias, hidden.bias / 4)
+    th.testing.assert_close(readout.weight, output.weight * 4)
+    th.testing.assert_close(readout.bias, output.bias)
+    spike = convert(model, [4.0, 10.0], env, num_steps=9, readout="spike").q_net.q_net[0]
+    th.testing.assert_close(spike.weight, output.weight * 4 / 10)
+    th.testing.assert_close(spike.bias, output.bias / 10)
+    for name, parameter in converted.q_net.state_dict().items():
+        if isinstance(parameter, th.Tensor):
+            assert th.equal(parameter, converted.q_net_target.state_dict()[name])
+
+
+def tan_simulation(model, scales, inputs, num_steps, layer_delay):
+    """Rules 3 and 4 of Tan et al. 2021 as written; N and V of the output neurons' total input, spikes of the hidden ones."""
+    layers = connections(model.q_net)
+    before, weights, biases = 1.0, [], []
+    for layer, scale in zip(layers, scales, strict=True):
+        weights.append(layer.weight * before / scale)
+        biases.append(layer.bias / scale)
+        before = scale
+    membranes = [inputs.new_zeros(len(inputs), len(bias)) for bias in biases]
+    spikes = [th.zeros_like(membrane) for membrane in membranes]
+    counts = [th.zeros_like(membrane) for membrane in membranes]
+    total = th.zeros_like(membranes[-1])
+    for _ in range(num_steps):
+        last = [each.clone() for each in spikes]
+        signal = inputs
+        for place, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            current = signal @ weight.T + bias
+            membranes[place] += current
+            if place == len(weights) - 1:
+                total += current
+            spikes[place] = (membranes[place] >= 1).to(inputs.dtype)
+            membranes[place] -= spikes[place]
+            counts[place] += spikes[place]
+            signal = last[place] if layer_delay else spikes[place]
+    return counts, total
+
+
+@pytest.mark.parametrize("layer_delay", [True, False])
+@pytest.mark.parametrize("readout", ["rate", "spike"])
+def test_the_published_simulation(layer_delay, readout):
+    env = make_vec_env("CartPole-v1")
+    model = relu_agent(env, net_arch=[30, 20])
+    model.policy.double()
+    inputs = th.rand(64, 4, dtype=th.float64) * 2
+    with th.no_grad():
+        model.q_net.q_net[4].bias += 0.3  # output neurons that only see negative values would never spike
+        scales = [1.3, 0.4, 0.5]
+        counts, total = tan_simulation(model, scales, inputs, 25, layer_delay)
+        converted = convert(model, scales, env, num_steps=25, readout=readout, layer_delay=layer_delay)
+        converted.policy.double()
+        for layer, source, before, after in zip(
+            [*converted.q_net.features_extractor.dense], connections(model.q_net)[:2], (1.0, 1.3), (1.3, 0.4), strict=True
+        ):
+            layer.connection.weight.copy_(source.weight * before / after)  # in double precision
+            layer.connection.bias.copy_(source.bias / after)
+        network = converted.q_net
+        if readout == "spike":
+            network.q_net[0].weight.copy_(connections(model.q_net)[2].weight * 0.4 / 0.5)
+            network.q_net[0].bias.copy_(connections(model.q_net)[2].bias / 0.5)
+        window = network.features_extractor.window(inputs)
+        # SB3's preprocessing, which forward begins with, knows single precision alone
+        seen = delayed(window) if layer_delay else window
+        values = READOUTS[readout].values(seen, network.q_net, network.output_neuron)
+    assert counts[0].sum() > 0
+    assert th.equal(window.sum(dim=0), counts[1])
+    if readout == "spike":
+        th.testing.assert_close(values * 25, counts[2], rtol=0, atol=1e-6)
+    else:
+        th.testing.assert_close(values * 25, total * scales[2], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layer_delay", [True, False])
+@pytest.mark.parametrize("image", [True, False])
+def test_more_steps_come_closer_to_the_relu_network(image, layer_delay):
+    env = make_vec_env(ImagesEnv if image else "CartPole-v1")
+    model = relu_agent(env, "CnnPolicy" if image else "MlpPolicy")
+    observations = np.stack([env.observation_space.sample() for _ in range(32)])
+    if not image:
+        observations = np.clip(observations, -1, 1)
+    scales = activation_scales(model, [observations], 32, 100.0)
+    inputs, _ = model.policy.obs_to_tensor(observations)
+    errors = []
+    with th.no_grad():
+        expected = model.q_net(inputs)
+        for num_steps in (10, 100, 1000):
+            converted = convert(model, scales, env, num_steps=num_steps, layer_delay=layer_delay)
+            errors.append((converted.q_net(inputs) - expected).abs().mean().item())
+    assert errors[1] < errors[0] / 4
+    assert errors[2] < errors[1] / 4
+    assert errors[2] < 0.01 * expected.abs().mean().item()
+
+
+def test_agreement_for_several_numbers_of_steps_at_once():
+    env = make_vec_env("CartPole-v1")
+    model = relu_agent(env)
+    observations = np.random.default_rng(0).uniform(-1, 1, (200, 4)).astype(np.float32)
+    converted = convert(model, activation_scales(model, [observations], 200), env, num_steps=60)
+    found = agreement(model, converted, iter([observations[:50], observations[50:]]), [5, 20, 60])
+    inputs, _ = model.policy.obs_to_tensor(observations)
+    with th.no_grad():
+        values = model.q_net(inputs)
+        actions, gaps = values.argmax(dim=1), values[:, 0].sub(values[:, 1]).abs()
+        for place, num_steps in enumerate((5, 20, 60)):
+            other = with_num_steps(converted, num_steps, env)
+            same = other.q_net(inputs).argmax(dim=1) == actions
+            assert found.shares[place] == pytest.approx(same.double().mean().item())
+    assert found.shares[0] < 1
+    assert found.decisions == 200
+    assert found.gap == pytest.approx(gaps.median().item())
+    assert np.isnan(found.gap_where_different) if same.all() else found.gap_where_different < found.gap
+
+
+def test_what_cannot_be_converted_is_refused():
+    env = make_vec_env("CartPole-v1")
+    for model, message in (
+        (relu_agent(env, activation_fn=nn.Tanh), "activation_fn=Tanh"),
+        (relu_agent(env, net_arch=[]), r"net_arch=\[\]"),
+        (PPO("MlpPolicy", env, n_steps=8, batch_size=8), "an agent of PPO"),
+        (relu_agent(env, SpikingPolicy), "spiking one already"),
+    ):
+        with pytest.raises(ConversionError, match=message):
+            convert(model, [1.0, 1.0, 1.0], env)
+
+
+def command(module, arguments, folder):
+    environment = {"PYTHONPATH": str(Path(sb3_spiking.__file__).parents[1]), "PATH": "/usr/bin:/bin"}
+    full = [sys.executable, "-m", module, *arguments.split(), "--num-threads", "1"]
+    return subprocess.run(full, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_the_command_goes_on_where_it_stopped_and_leaves_an_ordinary_agent(relu_run):
+    arguments = (
+        "--algo dqn --env CartPole-v1 -f relu -o spiking --num-steps 30 --frames 200 --decisions 64 --episodes 2 --curve 5"
+    )
+    first = command("sb3_spiking.convert", f"{arguments} --max-steps 50", relu_run)
+    assert first.returncode == 0, first.stderr
+    run = relu_run / "spiking/dqn/CartPole-v1_1"
+    assert (run / "conversion.png").stat().st_size > 10_000
+    record = json.loads((run / "conversion.json").read_text())
+    assert record["agreement_steps"][-1] == 30
+    assert [point["num_steps"] for point in record["scores"]] == [5, 30]
+    made = (run / "CartPole-v1.zip").stat().st_mtime_ns
+    rows = (run / "episodes.csv").read_text()
+    assert len(rows.splitlines()) == 1 + 3 * 2
+    # Again: nothing is done twice; with another setting: everything
+    second = command("sb3_spiking.convert", f"{arguments} --max-steps 50", relu_run)
+    assert second.returncode == 0, second.stderr
+    assert (run / "CartPole-v1.zip").stat().st_mtime_ns == made
+    assert (run / "episodes.csv").read_text() == rows
+    assert "calibration" not in second.stderr
+    assert second.stdout == first.stdout
+    third = command("sb3_spiking.convert", f"{arguments} --max-steps 50 --rule patel", relu_run)
+    assert third.returncode == 0, third.stderr
+    model = DQN.load(run / "CartPole-v1.zip")
+    assert isinstance(model.policy, SpikingPolicy)
+    assert model.policy.settings.readout == "spike"
+    played = command("rl_zoo3.enjoy", "--algo dqn --env CartPole-v1 -f spiking --no-render -n 60", relu_run)
+    assert played.returncode == 0, played.stderr
+    assert not list((relu_run / "spiking/dqn").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("-f nowhere", "no dqn agent for CartPole-v1 in nowhere"),
+        ("-f relu --algo ppo", "no ppo agent for CartPole-v1 in relu"),
+        ("-f ppo --algo ppo", "an agent of PPO: conversion takes a DQN"),
+        ("-f relu --env Cartpole-v7", "there is no such environment"),
+        ("-f relu --num-steps 0", "--num-steps 0: expected at least 1"),
+        ("-f relu --percentile 0", "--percentile 0.0: expected above 0"),
+        ("-f relu -o relu", "the new agent would take the old one's place"),
+        ("-f damaged", "does not load as an agent of dqn"),
+    ],
+)
+def test_wrong_input_gets_one_line(fails, arguments, message):
+    assert message in fails("convert", arguments if "--env" in arguments else f"--env CartPole-v1 {arguments}")

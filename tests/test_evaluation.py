@@ -1,0 +1,309 @@
+"""Episodes under a protocol, results that survive an interruption, perturbations, and their commands."""
+
+import dataclasses
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pandas as pd
+import pytest
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.atari_wrappers import ClipRewardEnv, EpisodicLifeEnv, NoopResetEnv
+
+import sb3_spiking
+from sb3_spiking import SpikingPolicy
+from sb3_spiking.evaluate import evaluate, summarise
+from sb3_spiking.evaluation.agents import AgentError, load_agent
+from sb3_spiking.evaluation.episodes import PROTOCOLS, run_episodes
+from sb3_spiking.evaluation.operations import ENERGIES
+from sb3_spiking.evaluation.perturbations import MaskedPixels, OcclusionBar, quantised
+from sb3_spiking.evaluation.results import Rows, interval
+from sb3_spiking.evaluation.scores import reference_scores
+from sb3_spiking.evaluation.table import markdown
+
+SHORT = dataclasses.replace(PROTOCOLS["paper"], episodes=5, max_steps=30)
+
+
+def command(module, arguments, folder, **kwargs):
+    environment = {"PYTHONPATH": str(Path(sb3_spiking.__file__).parents[1]), "PATH": "/usr/bin:/bin"}
+    full = [sys.executable, "-m", module, *arguments.split(), "--num-threads", "1"]
+    return subprocess.run(full, cwd=folder, env=environment, capture_output=True, text=True, **kwargs)
+
+
+@pytest.fixture
+def agent(relu_run):
+    return load_agent(relu_run / "relu", "dqn", "CartPole-v1")
+
+
+@pytest.fixture(scope="module")
+def atari(tmp_path_factory):
+    """An untrained spiking agent on Pong in RL Zoo's layout."""
+    folder = tmp_path_factory.mktemp("atari")
+    run = folder / "logs/dqn/PongNoFrameskip-v4_1"
+    (run / "PongNoFrameskip-v4").mkdir(parents=True)
+    wrapper = "stable_baselines3.common.atari_wrappers.AtariWrapper"
+    (run / "PongNoFrameskip-v4/config.yml").write_text(f"env_wrapper: [{wrapper}]\nframe_stack: 4\npolicy: CnnPolicy\n")
+    policy = {"num_steps": 2, "conv_layers": [[4, 8, 4], [4, 4, 4]], "features_dim": 16, "threshold": 0.02}
+    model = DQN(SpikingPolicy, ImagesEnv(), buffer_size=1, policy_kwargs=policy, seed=0)
+    model.save(run / "PongNoFrameskip-v4.zip")
+    return folder
+
+
+class ImagesEnv(gym.Env):
+    observation_space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    action_space = spaces.Discrete(6)
+
+
+def test_an_episode_is_the_same_whatever_runs_beside_it(agent):
+    alone = [episode for number in range(5) for episode in run_episodes(agent, SHORT, [number], seed=3, n_envs=1)]
+    together = sorted(run_episodes(agent, SHORT, range(5), seed=3, n_envs=4), key=lambda episode: episode.number)
+    for one, other in zip(alone, together, strict=True):
+        assert (one.number, one.score, one.steps) == (other.number, other.score, other.steps)
+        assert one.max_q == pytest.approx(other.max_q, rel=1e-5)
+    assert len({episode.max_q for episode in alone}) == 5
+    # CartPole gives 1 for each step
+    assert all(episode.score == episode.steps <= 30 for episode in alone)
+
+
+def test_measures_of_an_episode_by_hand(agent):
+    greedy = dataclasses.replace(SHORT, epsilon=0.0, max_steps=4)
+    (episode,) = run_episodes(agent, greedy, [0], seed=7, n_envs=1, energy=ENERGIES["45nm-float32"])
+    env = gym.make("CartPole-v1")
+    observation, _ = env.reset(seed=7)
+    values = []
+    for _ in range(4):
+        inputs, _ = agent.model.policy.obs_to_tensor(observation)
+        values.append(agent.model.q_net(inputs).detach().numpy()[0])
+        observation, *_ = env.step(values[-1].argmax())
+    assert episode.steps == episode.counted == 4
+    assert episode.max_q == pytest.approx(np.max(values))
+    assert episode.q_spread == pytest.approx(np.std(values, axis=1).mean())
+    assert [each.multiply_accumulates for each in episode.operations.values()] == [4 * 4 * 32, 4 * 32 * 32, 4 * 32 * 2]
+
+
+def test_random_actions_are_not_counted(agent):
+    (episode,) = run_episodes(agent, dataclasses.replace(SHORT, epsilon=1.0), [0], energy=ENERGIES["45nm-float32"])
+    assert episode.counted == 0
+    assert episode.operations == {}
+
+
+def test_results_go_on_where_they_stopped(agent, tmp_path):
+    first = evaluate([agent], dataclasses.replace(SHORT, episodes=2), tmp_path, seeds=[0])
+    text = (tmp_path / "episodes.csv").read_text()
+    (tmp_path / "episodes.csv").write_text(text + text.splitlines()[-1][:40])  # killed in the middle of a line
+    rows = evaluate([agent], SHORT, tmp_path, seeds=[0])
+    assert (tmp_path / "episodes.csv").read_text().startswith(text)
+    assert list(rows["episode"]) == list(range(5))
+    assert len(pd.read_csv(tmp_path / "episodes.csv")) == 5
+    pd.testing.assert_frame_equal(rows.iloc[:2], first)
+    whole = evaluate([agent], SHORT, tmp_path / "at once", seeds=[0])
+    pd.testing.assert_frame_equal(rows, whole)
+    # Another seed or protocol is another evaluation
+    evaluate([agent], dataclasses.replace(SHORT, epsilon=0.5, episodes=1), tmp_path, seeds=[1])
+    assert len(pd.read_csv(tmp_path / "episodes.csv")) == 6
+
+
+def test_a_file_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="holds something else"):
+        Rows(tmp_path / "rows.csv", ["a", "c"])
+    assert (tmp_path / "rows.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_summary(agent, tmp_path):
+    rows = evaluate([agent], SHORT, tmp_path, seeds=[0, 10])
+    assert len(rows) == 10
+    summary, layers = summarise([agent], rows, agent.name, {"CartPole-v1": 10.0})
+    (row,) = summary.to_dict("records")
+    assert row["score"] == pytest.approx(rows["score"].mean())
+    assert row["relative"] == pytest.approx(100.0)
+    assert row["nanojoules"] == pytest.approx(4.6 * (4 * 32 + 32 * 32 + 32 * 2) / 1000)
+    assert math.isnan(row["spikes"])
+    assert list(layers["weight_bytes"]) == pytest.approx([0.64, 4.224, 0.264])
+
+
+def test_whole_games_of_atari_are_neither_cut_into_lives_nor_clipped(atari):
+    agent = load_agent(atari / "logs", "dqn", "PongNoFrameskip-v4")
+    layers = {}
+    for whole_games in (False, True):
+        env = agent.make_env(1, whole_games=whole_games)
+        assert env.observation_space.shape == (84, 84, 4)
+        inner, layers[whole_games] = env.unwrapped.envs[0], set()
+        while isinstance(inner, gym.Wrapper):
+            layers[whole_games].add(type(inner))
+            inner = inner.env
+        env.close()
+    assert {EpisodicLifeEnv, ClipRewardEnv} <= layers[False]
+    assert layers[False] - layers[True] == {EpisodicLifeEnv, ClipRewardEnv}
+    assert NoopResetEnv in layers[True]
+
+
+def test_atari_decisions_cost_what_they_fire(atari):
+    agent = load_agent(atari / "logs", "dqn", "PongNoFrameskip-v4")
+    protocol = dataclasses.replace(SHORT, max_steps=3, epsilon=0.0)
+    episodes = list(run_episodes(agent, protocol, range(2), n_envs=2, energy=ENERGIES["45nm-float32"]))
+    assert {episode.steps for episode in episodes} == {3}
+    first, second, dense, readout = episodes[0].operations.values()
+    assert first.multiply_accumulates == 3 * 20 * 20 * 4 * 256
+    assert first.updates == 3 * 2 * 1600
+    assert 0 < second.accumulates <= first.spikes * 4 * 1
+    assert dense.accumulates == second.spikes * 16
+    assert readout.accumulates == dense.spikes * 6
+
+
+def test_intervals_by_hand():
+    # t of 0.975 with two degrees of freedom is 4.302653
+    assert interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
+    assert interval([5.0, 5.0]) == (5.0, 5.0)
+    assert all(math.isnan(end) for end in interval([1.0]))
+
+
+def test_published_scores():
+    for env_id in ("PongNoFrameskip-v4", "ALE/Pong-v5", "PongDeterministic-v4", "Pong-v4"):
+        assert reference_scores(env_id) == (-20.7, 14.6)
+    assert reference_scores("CartPole-v1") is None
+
+
+def test_tables():
+    assert (
+        markdown(["", "x"], [("a", 1234.6), ("bcd", math.nan)])
+        == "|     |     x |\n| --- | ----: |\n| a   | 1,235 |\n| bcd |       |"
+    )
+
+
+class Frames(gym.Env):
+    """White images, or a vector of ones."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, shape):
+        image = len(shape) == 3
+        self.observation_space = spaces.Box(0, 255 if image else 2, shape, np.uint8 if image else np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._observation(), {}
+
+    def step(self, action):
+        return self._observation(), 0.0, False, False, {}
+
+    def _observation(self):
+        space = self.observation_space
+        return np.full(space.shape, space.high.max(), space.dtype)
+
+
+@pytest.mark.parametrize("shape", [(84, 84, 1), (4, 84, 84)])
+def test_the_bar(shape):
+    env = OcclusionBar(Frames(shape), top=10)
+    for observation in (env.reset()[0], env.step(0)[0]):
+        lines = observation.reshape(84, 84) if shape[-1] == 1 else observation[2]
+        assert (lines[10:13] == 0).all()
+        assert (lines[:10] == 255).all()
+        assert (lines[13:] == 255).all()
+    assert OcclusionBar(Frames(shape), top=81).reset()[0].min() == 0
+    with pytest.raises(ValueError, match="top=82"):
+        OcclusionBar(Frames(shape), top=82)
+    with pytest.raises(ValueError, match="takes images"):
+        OcclusionBar(Frames((4,)), top=0)
+
+
+def test_masked_pixels():
+    env = MaskedPixels(Frames((4, 36, 36)), share=0.25)
+    first, _ = env.reset(seed=5)
+    assert (first[0] == 0).sum() == 36 * 36 // 4
+    assert all(np.array_equal(first[0], channel) for channel in first)
+    assert np.array_equal(env.step(0)[0], first)
+    assert first.dtype == np.uint8
+    second, _ = env.reset()
+    assert not np.array_equal(second, first)
+    assert np.array_equal(env.reset(seed=5)[0], first)
+    assert MaskedPixels(Frames((10,)), share=1.0).reset()[0].sum() == 0
+    assert MaskedPixels(Frames((10,)), share=0.3).reset()[0].tolist().count(0.0) == 3
+    with pytest.raises(ValueError, match=r"share=1\.5"):
+        MaskedPixels(Frames((10,)), share=1.5)
+
+
+def test_quantised_weights(agent):
+    before = {name: value.clone() for name, value in agent.model.policy.state_dict().items()}
+    other = quantised(agent.model, 4)
+    for name, value in other.policy.state_dict().items():
+        if not name.endswith("weight"):
+            assert value.equal(before[name])
+            continue
+        step = before[name].abs().max() / 7
+        assert (value - before[name]).abs().max() <= step / 2 * 1.0001
+        assert len(value.unique()) <= 15
+        assert not value.equal(before[name])
+    assert other.q_net is other.policy.q_net
+    for name, value in agent.model.policy.state_dict().items():
+        assert value.equal(before[name])
+
+
+def test_other_agents_are_evaluated_too(tmp_path):
+    model = PPO("MlpPolicy", "Pendulum-v1", n_steps=8, batch_size=8)
+    (tmp_path / "logs/ppo/Pendulum-v1_1").mkdir(parents=True)
+    model.save(tmp_path / "logs/ppo/Pendulum-v1_1/Pendulum-v1.zip")
+    agent = load_agent(tmp_path / "logs", "ppo", "Pendulum-v1")
+    with pytest.raises(AgentError, match="defined for discrete actions"):
+        evaluate([agent], SHORT, tmp_path, seeds=[0])
+    rows = evaluate([agent], dataclasses.replace(PROTOCOLS["zoo"], episodes=1, max_steps=5), tmp_path, seeds=[0])
+    assert rows["max_q"].isna().all()
+
+
+def test_evaluate_command(relu_run):
+    arguments = "--algo dqn --env CartPole-v1 -f relu --episodes 3 --max-steps 40 --relative-to relu -o results"
+    result = command("sb3_spiking.evaluate", arguments, relu_run)
+    assert result.returncode == 0, result.stderr
+    for name in ("episodes.csv", "summary.csv", "layers.csv", "scores.png"):
+        assert (relu_run / "results" / name).stat().st_size > 0
+    (row,) = pd.read_csv(relu_run / "results/summary.csv").to_dict("records")
+    assert (row["episodes"], row["relative"]) == (3, pytest.approx(100.0))
+    assert "nJ a decision" in result.stdout
+
+
+def test_robustness_command_survives_a_kill(relu_run):
+    arguments = (
+        "--env CartPole-v1 -f relu --perturbations mask --levels 0 50 100 --episodes 4 --max-steps 200 --n-envs 1 -o rob"
+    )
+    full = [sys.executable, "-m", "sb3_spiking.robustness", *arguments.split()]
+    environment = {"PYTHONPATH": str(Path(sb3_spiking.__file__).parents[1]), "PATH": "/usr/bin:/bin"}
+    process = subprocess.Popen(full, cwd=relu_run, env=environment, stderr=subprocess.DEVNULL)
+    rows = relu_run / "rob/episodes.csv"
+    while not (rows.exists() and rows.read_text().count("\n") > 2):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = rows.read_text()
+    result = command("sb3_spiking.robustness", arguments, relu_run)
+    assert result.returncode == 0, result.stderr
+    assert rows.read_text().startswith(before[: before.rfind("\n") + 1])
+    table = pd.read_csv(relu_run / "rob/robustness.csv")
+    assert list(table["level"]) == [0, 50, 100]
+    assert (table["episodes"] == 4).all()
+    assert (relu_run / "rob/robustness.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        ("evaluate", "-f nowhere", "There is no such folder."),
+        ("evaluate", "-f damaged", "does not load as an agent of dqn"),
+        ("evaluate", "-f relu --algo nonsense", "--algo nonsense: expected one of"),
+        ("evaluate", "-f relu --relative-to other", "--relative-to other: expected one of the folders"),
+        ("evaluate", "-f relu --epsilon 2", "--epsilon 2.0: expected 0 to 1"),
+        ("evaluate", "-f relu --gym-packages nothing_there", "--gym-packages nothing_there"),
+        ("robustness", "-f relu --perturbations fog", "--perturbations fog: expected some of"),
+        ("robustness", "-f relu --perturbations occlusion", "it takes images"),
+        ("robustness", "-f relu --levels 3", "Name one with --perturbations"),
+    ],
+)
+def test_wrong_input_gets_one_line(relu_run, fails, module, arguments, message):
+    assert message in fails(module, f"--env CartPole-v1 {arguments} -o never")
+    assert not (relu_run / "never").exists()

@@ -1,0 +1,132 @@
+"""Operations and energy of a decision against counts by hand."""
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.dqn.policies import CnnPolicy, MlpPolicy
+from torch import nn
+
+from sb3_spiking import SpikingPolicy
+from sb3_spiking.evaluation.operations import ENERGIES, Energy, OperationCounter, _uses
+
+VECTOR = spaces.Box(-1, 1, (4,))
+
+
+def counted(policy, observations):
+    with OperationCounter(policy.q_net) as counter, th.no_grad():
+        policy.q_net(observations)
+        return counter.layers
+
+
+def lists(layer):
+    names = ("multiply_accumulates", "accumulates", "updates", "spikes")
+    return [getattr(layer, name).tolist() for name in names]
+
+
+def test_a_relu_network_multiplies_once_for_each_connection():
+    policy = MlpPolicy(VECTOR, spaces.Discrete(2), lambda _: 0.0, net_arch=[3])
+    first, second = counted(policy, th.zeros(5, 4))
+    assert lists(first) == [[12.0] * 5, [0.0] * 5, [0.0] * 5, [0.0] * 5]
+    assert lists(second)[0] == [6.0] * 5
+    assert (first.neurons, first.parameters, second.neurons, second.parameters) == (3, 15, 2, 8)
+    assert first.picojoules(ENERGIES["45nm-float32"]).tolist() == pytest.approx([12 * 4.6] * 5)
+
+
+def test_the_network_of_dqn():
+    # Multiply-accumulates of Mnih et al. 2015's network: places x channels x weights of a filter
+    policy = CnnPolicy(spaces.Box(0, 255, (4, 84, 84), np.uint8), spaces.Discrete(6), lambda _: 0.0)
+    layers = counted(policy, th.zeros(1, 4, 84, 84, dtype=th.uint8))
+    expected = [20 * 20 * 32 * 256, 9 * 9 * 64 * 512, 7 * 7 * 64 * 576, 512 * 3136, 6 * 512]
+    assert [layer.multiply_accumulates.item() for layer in layers] == expected
+    assert [layer.neurons for layer in layers] == [12800, 5184, 3136, 512, 6]
+
+
+def spiking_policy(biases, num_steps=4, **settings):
+    """Two spiking layers of 2 and 3 neurons and two actions; without weights, neuron i of a layer is driven by its bias."""
+    arguments = {"net_arch": [2, 3], "beta": 0.0, "threshold": 0.5, "reset_mechanism": "none", **settings}
+    policy = SpikingPolicy(VECTOR, spaces.Discrete(2), lambda _: 0.0, num_steps=num_steps, **arguments)
+    with th.no_grad():
+        for layer, bias in zip(policy.q_net.features_extractor.dense, biases, strict=True):
+            layer.connection.weight.zero_()
+            layer.connection.bias.copy_(th.tensor(bias))
+    return policy
+
+
+def test_a_spiking_network_accumulates_once_for_each_spike_and_connection():
+    # One of two neurons fires in all four steps, then two of three
+    policy = spiking_policy(([1.0, 0.0], [1.0, 0.0, 1.0]))
+    first, second, readout = counted(policy, th.zeros(3, 4))
+    assert lists(first) == [[8.0] * 3, [0.0] * 3, [8.0] * 3, [4.0] * 3]  # real input: 4 x 2, once
+    assert lists(second) == [[0.0] * 3, [4.0 * 3] * 3, [12.0] * 3, [8.0] * 3]
+    assert lists(readout) == [[0.0] * 3, [8.0 * 2] * 3, [0.0] * 3, [0.0] * 3]
+    assert (first.steps, first.decays, first.parameters) == (4, False, 10)
+    assert first.picojoules(Energy(10.0, 1.0)).tolist() == [8 * 10.0 + 8 * 1.0] * 3
+    assert second.picojoules(Energy(10.0, 1.0)).tolist() == [12 + 12] * 3
+
+
+def test_a_membrane_that_decays_multiplies():
+    first, *_ = counted(spiking_policy(([1.0, 0.0], [0.0, 0.0, 0.0]), beta=0.5), th.zeros(1, 4))
+    assert first.decays
+    assert first.picojoules(Energy(10.0, 1.0)).item() == 8 * 10 + 8 * 10
+
+
+def test_a_readout_that_spikes_has_neurons():
+    policy = spiking_policy(([1.0, 0.0], [1.0, 0.0, 1.0]), readout="spike")
+    with th.no_grad():
+        policy.q_net.q_net[0].weight.zero_()
+        policy.q_net.q_net[0].bias.copy_(th.tensor([0.0, 1.0]))
+    *_, readout = counted(policy, th.zeros(1, 4))
+    assert lists(readout) == [[0.0], [16.0], [8.0], [4.0]]
+
+
+def test_single_steps_are_spikes_too():
+    _, second, _ = counted(spiking_policy(([1.0, 0.0], [1.0, 0.0, 1.0]), num_steps=1), th.rand(1, 4))
+    assert lists(second)[:2] == [[0.0], [3.0]]
+
+
+def test_batches_in_parts_are_counted_whole(monkeypatch):
+    space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
+    policy = SpikingPolicy(space, spaces.Discrete(2), lambda _: 0.0, num_steps=3, threshold=0.05, slope=2.0)
+    images = th.randint(0, 256, (5, 1, 36, 36), dtype=th.uint8)
+    whole = [lists(layer) for layer in counted(policy, images)]
+    assert sum(whole[2][1]) > 0
+    monkeypatch.setattr("sb3_spiking.snn.layers._NUMBERS_AT_ONCE", 1)
+    assert [lists(layer) for layer in counted(policy, images)] == whole
+
+
+def test_poisson_input_are_spikes():
+    policy = spiking_policy(([1.0, 0.0], [1.0, 0.0, 1.0]), encoding="poisson")
+    first, *_ = counted(policy, th.full((1, 4), 50.0))  # tanh is 1: the ON neuron of each input fires at every step
+    assert lists(first)[:2] == [[0.0], [4.0 * 4 * 2]]
+
+
+CONNECTIONS = [
+    (nn.Conv2d(2, 3, 3), (2, 6, 5)),
+    (nn.Conv2d(2, 3, 3, stride=2), (2, 6, 7)),
+    (nn.Conv2d(2, 4, 3, padding=1, stride=2), (2, 5, 5)),
+    (nn.Conv2d(4, 4, (2, 3), groups=2, dilation=2), (4, 7, 7)),
+    (nn.Linear(6, 5), (6,)),
+]
+
+
+@pytest.mark.parametrize(("connection", "shape"), CONNECTIONS)
+def test_outgoing_connections_of_every_input(connection, shape):
+    # As many as outputs whose derivative is not 0
+    inputs = th.rand(1, *shape)
+    jacobian = th.autograd.functional.jacobian(connection, inputs)
+    outgoing = (jacobian != 0).reshape(-1, inputs.numel()).sum(dim=0).reshape(shape)
+    assert th.equal(_uses(connection, shape), outgoing.float())
+
+
+def test_actor_critics_count_what_acts():
+    model = PPO("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [5]}, n_steps=8, batch_size=8)
+    with OperationCounter(model.policy) as counter:
+        model.predict(np.zeros(4, np.float32))
+        counted = [layer.multiply_accumulates.item() for layer in counter.layers]
+        counter.clear()
+        assert counter.layers == []
+    assert counted == [20.0, 10.0]
+    model.predict(np.zeros(4, np.float32))
+    assert counter.layers == []  # its hooks are gone
