@@ -1,7 +1,7 @@
 """A trained ReLU DQN becomes a spiking one: integrate-and-fire neurons whose rates stand for the activations."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,43 +83,58 @@ def connections(network: QNetwork) -> list[nn.Conv2d | nn.Linear]:
 
 class Percentile:
     """
-    The exact percentile of values that come in parts, of which only the highest are kept.
+    The exact percentile of each column of values that come in parts, of which only the highest are kept.
 
     :param percentile: in (0, 100]
-    :param total: number of values that will come
+    :param total: number of rows that will come
+    :param nonzero: of the values above zero
     """
 
-    def __init__(self, percentile: float, total: int) -> None:
-        self.percentile, self.count = percentile, 0
+    def __init__(self, percentile: float, total: int, nonzero: bool = False) -> None:
+        self.percentile, self.nonzero = percentile, nonzero
         self._keep = min(total, int(total * (1 - percentile / 100)) + 2)
-        self._highest = th.empty(0)
+        self._highest, self._counts = th.empty(0), th.empty(0)
 
     def add(self, values: th.Tensor) -> None:
-        """More values, of any shape."""
-        self.count += values.numel()
-        both = th.cat([self._highest.to(values.device), values.flatten()])
-        self._highest = both.topk(min(self._keep, both.numel())).values
+        """More values, shape (rows, columns)."""
+        counted = values > 0 if self.nonzero else th.ones_like(values, dtype=th.bool)
+        values = values.masked_fill(~counted, -math.inf)
+        earlier = self._highest.to(values) if self._highest.numel() else values[:0]
+        both = th.cat([earlier, values])
+        self._highest = both.topk(min(self._keep, len(both)), dim=0).values
+        self._counts = counted.sum(dim=0) + (self._counts.to(values.device) if self._counts.numel() else 0)
 
-    def value(self) -> float:
-        """The percentile of all values so far, between two values as numpy.percentile does; NaN if there were none."""
-        if not self.count:
-            return math.nan
-        from_top = (self.count - 1) * (1 - self.percentile / 100)
-        below = min(math.ceil(from_top), len(self._highest) - 1)
-        above, share = math.floor(from_top), from_top - math.floor(from_top)
-        return float(self._highest[above] * (1 - share) + self._highest[below] * share)
+    def value(self) -> th.Tensor:
+        """The percentiles of all values so far, as numpy.percentile has them, NaN for no values; shape (columns,)."""
+        from_top = (self._counts - 1).clamp(min=0).double() * (1 - self.percentile / 100)
+        below = self._highest.gather(0, from_top.ceil().long().clamp(max=len(self._highest) - 1)[None])[0]
+        above, share = self._highest.gather(0, from_top.floor().long()[None])[0], from_top.frac()
+        between = th.where(share > 0, above * (1 - share) + below * share, above.double())
+        return th.where(self._counts > 0, between, math.nan).float()
+
+
+# A channel that hardly ever was active may be in the next game: its scale is not below this share of the layer's largest
+_LEAST_SCALE = 0.2
 
 
 def activation_scales(
-    model: DQN, observations: Iterable[np.ndarray], count: int, percentile: float = 99.9, nonzero: bool = False
-) -> list[float]:
+    model: DQN,
+    observations: Iterable[np.ndarray],
+    count: int,
+    percentile: float = 99.9,
+    *,
+    nonzero: bool = False,
+    per_channel: bool = False,
+) -> list[th.Tensor]:
     """
     :param model: trained ReLU agent
     :param observations: batches as the policy takes them, shape (B, \\*)
     :param count: number of observations in all of them
     :param percentile: of a layer's values
     :param nonzero: of the values above zero; otherwise of all, before the ReLU
-    :return: the scale of each layer, the output layer's too; 1 for a layer that is never active
+    :param per_channel: one scale for each channel of a convolution and each unit of a linear layer, at least a fifth of the
+        layer's largest: Kim et al. 2020 (AAAI 34(7):11270), but for this bound
+    :return: scales of each layer, the output layer's too, shape (channels,); 1 for a layer that is never active
     """
     network = model.q_net
     layers = connections(network)
@@ -132,15 +147,22 @@ def activation_scales(
             for module in _modules(network):
                 signal = module(signal)
                 if module in layers:
-                    each = values.setdefault(module, Percentile(percentile, count * signal[0].numel()))
-                    each.add(signal[signal > 0] if nonzero else signal)
-    scales = [values[layer].value() if layer in values else math.nan for layer in layers]
-    return [scale if scale > 0 else 1.0 for scale in scales]
+                    columns = signal.shape[1] if per_channel else 1
+                    rows = signal.movedim(1, -1).reshape(-1, columns)
+                    total = count * signal[0].numel() // columns
+                    values.setdefault(module, Percentile(percentile, total, nonzero)).add(rows)
+    scales = []
+    for layer in layers:
+        found = values[layer].value().nan_to_num(0.0) if layer in values else th.zeros(1)
+        largest = float(found.max())
+        scale = found.clamp(min=_LEAST_SCALE * largest) if largest > 0 else th.ones_like(found)
+        scales.append(scale.cpu().expand(len(layer.weight)))
+    return scales
 
 
 def convert(
     model: BaseAlgorithm,
-    scales: list[float],
+    scales: Sequence[th.Tensor | Sequence[float]],
     env: VecEnv,
     *,
     num_steps: int = 500,
@@ -156,7 +178,7 @@ def convert(
     whose membrane stays above the threshold.
 
     :param model: trained DQN with CnnPolicy or MlpPolicy
-    :param scales: of each layer, see :func:`activation_scales`
+    :param scales: of each layer's channels, see :func:`activation_scales`
     :param env: environment of the agent
     :param num_steps: simulation steps of a decision
     :param readout: ``rate`` or ``spike``, see :class:`ConversionRule`
@@ -194,14 +216,18 @@ def convert(
     converted.num_timesteps = model.num_timesteps
     network = converted.policy.q_net
     spiking: list[Any] = [module.connection for module in network.modules() if isinstance(module, SpikingLayer)]
-    before = 1.0
+    before = th.ones(1)
     with th.no_grad():
         for source, target, scale in zip(layers, [*spiking, network.q_net[0]], scales, strict=True):
+            after = th.as_tensor(scale).to(source.weight)
             if source is layers[-1] and readout == "rate":
-                scale = 1.0
-            target.weight.copy_(source.weight * (before / scale))
-            target.bias.copy_(source.bias / scale)
-            before = scale
+                after = th.ones_like(after)
+            # A linear layer behind a convolution sees all places of the first channel, then all of the second
+            inputs = before.repeat_interleave(source.weight.shape[1] // len(before)).to(source.weight)
+            places = (1,) * (source.weight.dim() - 2)
+            target.weight.copy_(source.weight * inputs.view(1, -1, *places) / after.view(-1, 1, *places))
+            target.bias.copy_(source.bias / after)
+            before = after
     converted.policy.q_net_target.load_state_dict(network.state_dict())
     return converted
 

@@ -193,6 +193,7 @@ def main() -> None:
     cli.add_agent_arguments(parser, several=False)
     parser.add_argument("--num-steps", type=int, default=500, help="simulation steps of a decision")
     parser.add_argument("--percentile", type=float, default=99.9, help="of a layer's values, its scale")
+    parser.add_argument("--per-channel", action="store_true", help="a scale for each channel or unit in place of each layer")
     parser.add_argument("--rule", choices=list(RULES), default="tan", help="how scales and decisions are made")
     parser.add_argument(
         "--layer-delay",
@@ -235,6 +236,7 @@ def main() -> None:
 
     settings = {
         **{"source": str(agent.path), "digest": agent.digest, "rule": args.rule, "percentile": args.percentile},
+        **{"per_channel": args.per_channel},
         **{"num_steps": args.num_steps, "layer_delay": layer_delay, "readout": rule.readout, "frames": args.frames},
         **{"epsilon": args.epsilon, "seed": args.seed},
     }
@@ -246,14 +248,16 @@ def main() -> None:
         common: dict[str, Any] = {"epsilon": args.epsilon, "n_envs": args.n_envs}
         count = -(-args.frames // args.n_envs) * args.n_envs
         batches = observations(agent, args.frames, seed=args.seed, title="calibration", **common)
-        scales = activation_scales(agent.model, batches, count, args.percentile, rule.nonzero)
+        scales = activation_scales(
+            agent.model, batches, count, args.percentile, nonzero=rule.nonzero, per_channel=args.per_channel
+        )
         converted = convert(agent.model, scales, env, num_steps=args.num_steps, readout=rule.readout, layer_delay=layer_delay)
-        record = {**settings, "env": agent.env_id, "scales": scales}
+        record = {**settings, "env": agent.env_id, "scales": [scale.tolist() for scale in scales]}
         save(agent, converted, out, record)
     exp_id = int(run.name.rsplit("_", 1)[1]) if run.name.rsplit("_", 1)[-1].isdigit() else -1
     spiking = load_agent(out, agent.algo, agent.env_id, exp_id=exp_id, device=args.device, env_kwargs=args.env_kwargs)
     assert isinstance(spiking.model, DQN)
-    print(f"{run}: scales of the layers {', '.join(f'{scale:.4g}' for scale in record['scales'])}")
+    print(f"{run}: largest scales of the layers {', '.join(f'{max(scale):.4g}' for scale in record['scales'])}")
 
     if record.get("decisions", 0) < args.decisions:
         # Other games than those that the scales come from

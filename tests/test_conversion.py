@@ -37,12 +37,15 @@ class ImagesEnv(gym.Env):
 
 
 @pytest.mark.parametrize("percentile", [50.0, 99.0, 99.9, 100.0])
-def test_percentiles_of_parts_are_those_of_the_whole(percentile):
-    values = th.randn(5000)
-    streamed = Percentile(percentile, 5000)
+@pytest.mark.parametrize("nonzero", [False, True])
+def test_percentiles_of_parts_are_those_of_the_whole(percentile, nonzero):
+    values = th.randn(5000, 3) + th.tensor([0.0, 1.0, -9.0])
+    streamed = Percentile(percentile, 5000, nonzero)
     for part in values.split(700):
         streamed.add(part)
-    assert streamed.value() == pytest.approx(np.percentile(values.numpy(), percentile), rel=1e-5)
+    for column, found in zip(values.numpy().T, streamed.value().tolist(), strict=True):
+        counted = column[column > 0] if nonzero else column
+        assert found == pytest.approx(np.percentile(counted, percentile) if len(counted) else np.nan, rel=1e-5, nan_ok=True)
 
 
 def relu_agent(env, policy="MlpPolicy", **policy_kwargs):
@@ -60,19 +63,28 @@ def test_weights_and_scales_by_hand():
         output.bias.copy_(th.tensor([0.1, 0.2]))
     observations = np.zeros((4, 4), np.float32)
     observations[:, 0], observations[:, 1] = (0.0, 1.0, 2.0, 3.5), (1.0, 1.0, -1.0, 0.0)
+
     # Before the ReLU: 0.5, 1.5, 2.5, 4 and -2, -2, 2, 0; above zero: 0.5, 1.5, 2, 2.5, 4
-    assert activation_scales(model, [observations], 4, 100.0) == pytest.approx([4.0, 15.7])
-    assert activation_scales(model, [observations[:2], observations[2:]], 4, 50.0)[0] == pytest.approx(1.0)
-    assert activation_scales(model, [observations], 4, 50.0, nonzero=True)[0] == pytest.approx(2.0)
-    converted = convert(model, [4.0, 10.0], env, num_steps=9, readout="rate")
+    def scales(batches, percentile, **settings):
+        return [scale.tolist() for scale in activation_scales(model, batches, 4, percentile, **settings)]
+
+    assert scales([observations], 100.0) == [[4.0, 4.0], pytest.approx([15.7, 15.7])]
+    assert scales([observations[:2], observations[2:]], 50.0)[0] == [1.0, 1.0]
+    assert scales([observations], 50.0, nonzero=True)[0] == [2.0, 2.0]
+    assert scales([observations], 100.0, per_channel=True) == [[4.0, 2.0], pytest.approx([6.6, 15.7])]
+    # The second unit is active once with 2, a fifth of 20 is more
+    observations[0, 0] = 19.5
+    assert scales([observations], 100.0, per_channel=True)[0] == [20.0, 4.0]
+    assert scales([np.zeros((4, 4), np.float32) - [[9, 0, 0, 0]]], 100.0, nonzero=True)[0] == [1.0, 1.0]
+    converted = convert(model, [[4.0, 2.0], [10.0, 5.0]], env, num_steps=9, readout="rate")
     layer, readout = converted.q_net.features_extractor.dense[0], converted.q_net.q_net[0]
-    th.testing.assert_close(layer.connection.weight, hidden.weight / 4)
-    th.testing.assert_close(layer.connection.bias, hidden.bias / 4)
-    th.testing.assert_close(readout.weight, output.weight * 4)
+    assert layer.connection.weight.tolist() == [[0.25, 0, 0, 0], [0, -1.0, 0, 0]]
+    assert layer.connection.bias.tolist() == [0.125, 0.0]
+    assert readout.weight.tolist() == [[4.0, 4.0], [12.0, 8.0]]
     th.testing.assert_close(readout.bias, output.bias)
-    spike = convert(model, [4.0, 10.0], env, num_steps=9, readout="spike").q_net.q_net[0]
-    th.testing.assert_close(spike.weight, output.weight * 4 / 10)
-    th.testing.assert_close(spike.bias, output.bias / 10)
+    spike = convert(model, [[4.0, 2.0], [10.0, 5.0]], env, num_steps=9, readout="spike").q_net.q_net[0]
+    th.testing.assert_close(spike.weight, th.tensor([[0.4, 0.4], [2.4, 1.6]]))
+    th.testing.assert_close(spike.bias, th.tensor([0.01, 0.04]))
     for name, parameter in converted.q_net.state_dict().items():
         if isinstance(parameter, th.Tensor):
             assert th.equal(parameter, converted.q_net_target.state_dict()[name])
@@ -116,7 +128,10 @@ def test_the_published_simulation(layer_delay, readout):
         model.q_net.q_net[4].bias += 0.3  # output neurons that only see negative values would never spike
         scales = [1.3, 0.4, 0.5]
         counts, total = tan_simulation(model, scales, inputs, 25, layer_delay)
-        converted = convert(model, scales, env, num_steps=25, readout=readout, layer_delay=layer_delay)
+        per_layer = [
+            th.full((len(layer.weight),), scale) for layer, scale in zip(connections(model.q_net), scales, strict=True)
+        ]
+        converted = convert(model, per_layer, env, num_steps=25, readout=readout, layer_delay=layer_delay)
         converted.policy.double()
         for layer, source, before, after in zip(
             [*converted.q_net.features_extractor.dense], connections(model.q_net)[:2], (1.0, 1.3), (1.3, 0.4), strict=True
@@ -139,15 +154,15 @@ def test_the_published_simulation(layer_delay, readout):
         th.testing.assert_close(values * 25, total * scales[2], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("layer_delay", [True, False])
+@pytest.mark.parametrize(("layer_delay", "per_channel"), [(True, True), (False, False)])
 @pytest.mark.parametrize("image", [True, False])
-def test_more_steps_come_closer_to_the_relu_network(image, layer_delay):
+def test_more_steps_come_closer_to_the_relu_network(image, layer_delay, per_channel):
     env = make_vec_env(ImagesEnv if image else "CartPole-v1")
     model = relu_agent(env, "CnnPolicy" if image else "MlpPolicy")
     observations = np.stack([env.observation_space.sample() for _ in range(32)])
     if not image:
         observations = np.clip(observations, -1, 1)
-    scales = activation_scales(model, [observations], 32, 100.0)
+    scales = activation_scales(model, [observations], 32, 100.0, per_channel=per_channel)
     inputs, _ = model.policy.obs_to_tensor(observations)
     errors = []
     with th.no_grad():
@@ -189,7 +204,7 @@ def test_what_cannot_be_converted_is_refused():
         (relu_agent(env, SpikingPolicy), "spiking one already"),
     ):
         with pytest.raises(ConversionError, match=message):
-            convert(model, [1.0, 1.0, 1.0], env)
+            convert(model, [], env)
 
 
 def command(module, arguments, folder):
