@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,9 +110,16 @@ def test_results_go_on_where_they_stopped(agent, tmp_path):
     assert len(pd.read_csv(tmp_path / "episodes.csv")) == 6
 
 
+def test_damaged_hyperparameters_are_named(tmp_path, relu_run):
+    shutil.copytree(relu_run / "relu", tmp_path / "logs")
+    (tmp_path / "logs/dqn/CartPole-v1_1/CartPole-v1/config.yml").write_text("a: [1, \n}")
+    with pytest.raises(AgentError, match=r"its config\.yml or args\.yml is damaged"):
+        load_agent(tmp_path / "logs", "dqn", "CartPole-v1")
+
+
 def test_a_file_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="holds something else"):
+    with pytest.raises(AgentError, match="holds something else"):
         Rows(tmp_path / "rows.csv", ["a", "c"])
     assert (tmp_path / "rows.csv").read_text() == "a,b\n1,2\n"
 

@@ -145,12 +145,17 @@ def load_agent(
     except (AssertionError, ValueError) as error:
         raise AgentError(f"no {algo} agent for {env_id} in {folder}: {error}. {_what_there_is(Path(folder))}") from error
     stats_path = str(Path(log_path) / name)
-    hyperparams, maybe_stats_path = get_saved_hyperparams(stats_path, test_mode=True)
-    kwargs = dict(hyperparams.pop("env_kwargs", None) or {})
-    arguments = Path(stats_path) / "args.yml"
-    if arguments.is_file():
-        # As RL Zoo itself reads its own file
-        kwargs = (yaml.load(arguments.read_text(), Loader=yaml.UnsafeLoader) or {}).get("env_kwargs") or kwargs
+    try:
+        # As RL Zoo itself reads its own files
+        hyperparams, maybe_stats_path = get_saved_hyperparams(stats_path, test_mode=True)
+        kwargs = dict(hyperparams.pop("env_kwargs", None) or {})
+        arguments = Path(stats_path) / "args.yml"
+        if arguments.is_file():
+            kwargs = (yaml.load(arguments.read_text(), Loader=yaml.UnsafeLoader) or {}).get("env_kwargs") or kwargs
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        raise AgentError(
+            f"{stats_path}: its config.yml or args.yml is damaged: {' '.join(str(error).split())[:300]}"
+        ) from error
     run = Path(log_path).name
     label = f"{Path(folder).name}/{run[len(name) + 1 :]}" if run.startswith(f"{name}_") else Path(folder).name
     model = _load_model(Path(path), algo, hyperparams, device)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from sb3_spiking.evaluation.agents import AgentError
 from sb3_spiking.evaluation.episodes import Episode, Operations
 
 
@@ -22,7 +23,7 @@ class Rows:
 
     :param path: of the file; what it holds already is kept, but for a last line that was cut off
     :param columns: of every row
-    :raises ValueError: if the file has other columns
+    :raises AgentError: if the file has other columns
     """
 
     def __init__(self, path: Path, columns: Iterable[str]) -> None:
@@ -37,11 +38,11 @@ class Rows:
         with path.open(newline="") as file:
             found = next(csv.reader(file))
         if found != self.columns:
-            raise ValueError(f"{path} holds something else: its columns are {', '.join(found)}; move it away")
+            raise AgentError(f"{path} holds something else: its columns are {', '.join(found)}; move it away")
 
     def read(self) -> pd.DataFrame:
         """All rows so far."""
-        return pd.read_csv(self.path, keep_default_na=True)
+        return pd.read_csv(self.path)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Write a row, so that it is there if the machine stops."""
