@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,7 +126,7 @@ def save(agent: Agent, converted: DQN, out: Path, record: dict[str, Any]) -> Pat
     """
     name = EnvironmentName(agent.env_id)
     run = run_folder(agent, out)
-    draft = run.with_name(f".{run.name}.{os.getpid()}")
+    draft = run.with_name(f".{run.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     converted.save(draft / f"{name}.zip")
@@ -233,6 +232,8 @@ def main() -> None:
     run = run_folder(agent, out)
     if run.resolve() == agent.path.parent.resolve():
         raise AgentError(f"--out {out}: the new agent would take the old one's place; expected another folder")
+    if run.exists() and not (run / "conversion.json").is_file():
+        raise AgentError(f"--out {out}: {run} holds an agent that is not a converted one; expected another folder")
 
     settings = {
         **{"source": str(agent.path), "digest": agent.digest, "rule": args.rule, "percentile": args.percentile},

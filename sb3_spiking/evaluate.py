@@ -90,6 +90,7 @@ def evaluate(
         for seed in seeds:
             key = {
                 "env": agent.env_id,
+                "env_kwargs": repr(agent.env_kwargs),
                 "agent": agent.name,
                 "algo": agent.algo,
                 "protocol": protocol.name,

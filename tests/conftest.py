@@ -108,7 +108,7 @@ def q_values(model, observation):
 def relu_run(tmp_path_factory):
     """
     A folder with log folders of RL Zoo: ``relu`` has a DQN that was trained on CartPole briefly, ``damaged`` half of its file,
-    ``ppo`` a PPO.
+    ``taken`` a copy, ``ppo`` a PPO.
     """
     folder = tmp_path_factory.mktemp("relu_run")
     environment = {**os.environ, "PYTHONPATH": str(Path(sb3_spiking.__file__).parents[1])}
@@ -118,6 +118,7 @@ def relu_run(tmp_path_factory):
     shutil.copytree(folder / "relu", folder / "damaged")
     (path,) = (folder / "damaged").glob("dqn/*/CartPole-v1.zip")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    shutil.copytree(folder / "relu", folder / "taken")
     (folder / "ppo/ppo/CartPole-v1_1").mkdir(parents=True)
     PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).save(folder / "ppo/ppo/CartPole-v1_1/CartPole-v1.zip")
     return folder

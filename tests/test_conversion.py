@@ -254,6 +254,7 @@ def test_the_command_goes_on_where_it_stopped_and_leaves_an_ordinary_agent(relu_
         ("-f relu --num-steps 0", "--num-steps 0: expected at least 1"),
         ("-f relu --percentile 0", "--percentile 0.0: expected above 0"),
         ("-f relu -o relu", "the new agent would take the old one's place"),
+        ("-f relu -o taken", "holds an agent that is not a converted one"),
         ("-f damaged", "does not load as an agent of dqn"),
     ],
 )

@@ -56,10 +56,10 @@ class Rows:
 
 
 EPISODE_COLUMNS = (
-    *("env", "agent", "algo", "protocol", "epsilon", "max_steps", "energy", "seed", "digest"),
+    *("env", "env_kwargs", "agent", "algo", "protocol", "epsilon", "max_steps", "energy", "seed", "digest"),
     *("episode", "score", "steps", "max_q", "q_spread", "counted", "operations"),
 )
-_KEY = EPISODE_COLUMNS[:9]
+_KEY = EPISODE_COLUMNS[:10]
 
 
 def episode_row(key: Mapping[str, Any], episode: Episode) -> dict[str, Any]:

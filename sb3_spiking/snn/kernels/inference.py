@@ -396,7 +396,7 @@ def spikes(images: th.Tensor, num_steps: int, layers: Iterable[Layer], below_rat
     shapes: list[tuple[int, int, int]] = []
     for layer in layers:
         weight = layer.weight.detach().contiguous()
-        bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().contiguous()
+        bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().to(weight.dtype).contiguous()
         parameters += [weight, bias]
         outputs, *kernel_size = weight.shape
         kernel_height, kernel_width = kernel_size[1:] or (height, width)
