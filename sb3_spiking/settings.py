@@ -28,6 +28,7 @@ _LIU2022 = {
     "learn_threshold": False,
     "encoding": "direct",
     "readout": "rate",
+    "layer_delay": False,
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "liu2022": _LIU2022,

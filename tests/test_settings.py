@@ -98,3 +98,10 @@ def test_presets_leave_no_network_setting_to_a_default():
     architecture = {"conv_layers", "layout", "features_dim", "net_arch"}
     for preset in PRESETS.values():
         assert set(preset) == set(SpikingSettings().as_dict()) - architecture
+
+
+def test_a_window_too_short_for_the_delays_is_refused():
+    settings = SpikingSettings(num_steps=3, layer_delay=True)
+    assert len(settings.neurons(2)) == 2
+    with pytest.raises(ValueError, match="expected num_steps of at least 4"):
+        settings.neurons(3)
