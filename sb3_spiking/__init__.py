@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from sb3_spiking.callbacks import SpikeMonitor
+from sb3_spiking.callbacks import SlopeSchedule, SpikeMonitor
 from sb3_spiking.extractors import SpikingCombinedExtractor, SpikingMLP, SpikingNatureCNN
 from sb3_spiking.policies import SpikingPolicy, SpikingQNetwork
 from sb3_spiking.replay import FrameStackReplayBuffer
@@ -16,6 +16,7 @@ __all__ = [
     "PRESETS",
     "FrameStackReplayBuffer",
     "Leaky",
+    "SlopeSchedule",
     "SpikeMonitor",
     "SpikingCombinedExtractor",
     "SpikingMLP",

@@ -1,4 +1,4 @@
-"""What spikes and what does not, in SB3's logger."""
+"""SB3 callbacks: what spikes and what does not, and a surrogate that changes while the network learns."""
 
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_spiking.snn.neurons import Leaky
+from sb3_spiking.snn.surrogates import Surrogate
 
 
 class SpikeCounts(NamedTuple):
@@ -120,3 +121,43 @@ class SpikeMonitor(BaseCallback):
                     "behind it sees nothing of the input. Larger currents (input_scale), a lower threshold, a higher "
                     "beta or a shallower surrogate (slope) wake it up."
                 )
+
+
+class SlopeSchedule(BaseCallback):
+    """
+    Changes the steepness of the surrogate gradients while a network learns, geometrically from one value to another, and logs
+    it as ``train/slope``. Shallow surrogates reach neurons far below the threshold, steep ones come closer to the true step:
+    Van den Berghe et al. 2025 (arXiv 2510.24461) start shallow. Spikes and values do not depend on it.
+
+    :param initial: steepness at the start, above 0
+    :param final: steepness at the end, above 0
+    :param fraction: of the training over which it changes, in (0, 1]
+    :param verbose: as of every callback
+    :raises ValueError: for other numbers, or a policy without a surrogate that has a steepness
+    """
+
+    def __init__(self, initial: float, final: float, fraction: float = 1.0, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        for name, value in (("initial", initial), ("final", final), ("fraction", fraction)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+                raise ValueError(f"{name}={value!r}: expected a number above 0")
+        if fraction > 1:
+            raise ValueError(f"fraction={fraction}: expected a share of the training, at most 1")
+        self.initial, self.final, self.fraction = initial, final, fraction
+
+    def _init_callback(self) -> None:
+        leaky = [module for module in self.model.policy.modules() if isinstance(module, Leaky)]
+        self._neurons = [neuron for neuron in leaky if neuron.spike_grad.slope is not None]
+        if not self._neurons:
+            raise ValueError(f"SlopeSchedule: no surrogate in {type(self.model.policy).__name__} has a steepness")
+
+    def _on_rollout_start(self) -> None:
+        # What is left of the training, as SB3's schedules see it
+        done = min(1.0, (1.0 - self.model._current_progress_remaining) / self.fraction)
+        slope = float(self.initial * (self.final / self.initial) ** done)
+        for neuron in self._neurons:
+            neuron.spike_grad = Surrogate(neuron.spike_grad.name, slope)
+        self.logger.record("train/slope", slope)
+
+    def _on_step(self) -> bool:
+        return True

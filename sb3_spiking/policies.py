@@ -54,13 +54,33 @@ class SpikingQNetwork(QNetwork):
         )
         neuron = features_extractor.output_neuron_settings
         self.output_neuron = None if neuron is None else Leaky(**neuron)
+        self._chooser: tuple[SpikingQNetwork, ...] = ()
 
     @property
     def settings(self) -> SpikingSettings:
         """The resolved settings of the network."""
         return self.features_extractor.settings
 
+    def follow(self, network: "SpikingQNetwork") -> None:
+        """
+        Become a target network of Double DQN (van Hasselt et al. 2016, arXiv 1509.06461): give only the Q-value of the action
+        that another network prefers, so that the maximum over actions that DQN takes is this one.
+
+        :param network: the network that chooses; it does not become a part of this one
+        """
+        self._chooser = (network,)
+
     def forward(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: observations, shape (B, \\*)
+        :return: Q-values, shape (B, A), or (B, 1) where another network chooses the action
+        """
+        values = self.values(obs)
+        for network in self._chooser:
+            values = values.gather(1, network.values(obs).argmax(dim=1, keepdim=True))
+        return values
+
+    def values(self, obs: PyTorchObs) -> th.Tensor:
         """
         :param obs: observations, shape (B, \\*)
         :return: Q-values, shape (B, A)
@@ -95,6 +115,7 @@ class SpikingPolicy(DQNPolicy):
     :param normalize_images: Whether to normalize images or not, dividing by 255.0 (True by default)
     :param optimizer_class: The optimizer to use, ``th.optim.Adam`` by default
     :param optimizer_kwargs: Additional keyword arguments, excluding the learning rate, to pass to the optimizer
+    :param double_dqn: Double DQN: the Q-network chooses the action that the target network values
     :param settings: ``preset`` and the settings of :class:`~sb3_spiking.settings.SpikingSettings` by name
     :raises ValueError: for wrong settings or spaces, before anything is built
     """
@@ -114,8 +135,11 @@ class SpikingPolicy(DQNPolicy):
         normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
+        double_dqn: bool = False,
         **settings: Any,
     ) -> None:
+        if not isinstance(double_dqn, bool):
+            raise ValueError(f"double_dqn={double_dqn!r}: expected True or False")
         if not isinstance(action_space, spaces.Discrete):
             raise ValueError(f"action_space={action_space}: a Q-network takes discrete actions, expected spaces.Discrete")
         if activation_fn is not None:
@@ -156,6 +180,12 @@ class SpikingPolicy(DQNPolicy):
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
         )
+        self.double_dqn = double_dqn
+        self._connect()
+
+    def _connect(self) -> None:
+        if self.double_dqn:
+            self.q_net_target.follow(self.q_net)
 
     @property
     def settings(self) -> SpikingSettings:
@@ -196,6 +226,7 @@ class SpikingPolicy(DQNPolicy):
             device, training = network.device, network.training
             SpikingQNetwork.__init__(network, **self._q_net_arguments())
             network.to(device).train(training)
+        self._connect()
         learning_rate = self.optimizer.defaults["lr"]
         self.optimizer = self.optimizer_class(self.q_net.parameters(), lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
 
@@ -203,7 +234,7 @@ class SpikingPolicy(DQNPolicy):
         data = super()._get_constructor_parameters()
         for name in ("net_arch", "activation_fn"):
             del data[name]  # one is among the settings, the other has no meaning
-        return data
+        return {**data, "double_dqn": self.double_dqn}
 
 
 # The body follows from the observation space: SB3's three names are one class

@@ -5,8 +5,9 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
 
-from sb3_spiking import SpikeMonitor, SpikingMLP, SpikingPolicy
+from sb3_spiking import SlopeSchedule, SpikeMonitor, SpikingMLP, SpikingPolicy
 from sb3_spiking.callbacks import spike_counts
+from sb3_spiking.snn.surrogates import Surrogate
 
 TRAINING = {"learning_starts": 50, "buffer_size": 1000, "train_freq": 4, "batch_size": 4}
 
@@ -115,3 +116,43 @@ def test_observations_come_from_the_replay():
     assert (np.random.get_state()[1] == state).all()
     stored = model.replay_buffer.observations[:100, 0]
     assert all((row.numpy() == stored).all(axis=1).any() for row in batch)
+
+
+def test_a_slope_schedule_changes_gradients_and_not_spikes():
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"num_steps": 3, "net_arch": [8]}, seed=0, **TRAINING)
+    model.set_logger(Recorder())
+    observations = th.rand(16, 4)
+    before = model.q_net(observations).detach()
+    model.learning_rate, model.lr_schedule = 0.0, lambda _: 0.0
+    model.learn(200, callback=SlopeSchedule(2.0, 32.0, fraction=0.5))
+    slopes = model.logger.records["train/slope"]
+    # A rollout is four steps: after 0, 4, 8, ... of 200, a factor of 16 over the first 100
+    assert slopes[0] == 2.0
+    assert slopes[5] == pytest.approx(2 * 16 ** (20 / 100))
+    assert slopes[-1] == 32.0
+    assert len(slopes) == 50
+    assert {neuron.spike_grad.slope for neuron in (model.q_net.features_extractor.dense[0].neuron,)} == {32.0}
+    assert th.equal(model.q_net(observations), before)
+    gradient = th.autograd.grad(model.q_net(observations).sum(), model.q_net.features_extractor.dense[0].connection.weight)[0]
+    model.q_net.features_extractor.dense[0].neuron.spike_grad = Surrogate("fast_sigmoid", 2.0)
+    other = th.autograd.grad(model.q_net(observations).sum(), model.q_net.features_extractor.dense[0].connection.weight)[0]
+    assert not th.allclose(gradient, other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"initial": 0, "final": 2.0}, "initial=0: expected a number above 0"),
+        ({"initial": 1.0, "final": "25"}, "final='25': expected a number above 0"),
+        ({"initial": 1.0, "final": 2.0, "fraction": 2}, "fraction=2: expected a share"),
+    ],
+)
+def test_slope_schedules_of_wrong_numbers(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SlopeSchedule(**arguments)
+
+
+def test_a_slope_schedule_needs_a_slope():
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"spike_grad": "triangular"}, **TRAINING)
+    with pytest.raises(ValueError, match="no surrogate in SpikingPolicy has a steepness"):
+        model.learn(10, callback=SlopeSchedule(2.0, 25.0))

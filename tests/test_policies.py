@@ -127,3 +127,50 @@ def test_the_body_serves_other_algorithms(algorithm, tmp_path):
     rates = rates[0] if isinstance(rates, tuple) else rates
     assert rates.shape == (1, 16)
     assert th.equal((rates * 3).round(), rates * 3)  # spikes of three steps
+
+
+def test_double_dqn_trains_on_its_own_target(tmp_path):
+    model = make_model(("CartPole-v1", {"double_dqn": True, "num_steps": 4, "net_arch": [32]}))
+    model.learn(60)
+    with th.no_grad():
+        for parameter in model.q_net_target.parameters():
+            parameter += 0.3 * th.randn_like(parameter)
+    samples = model.replay_buffer.sample(50)
+    online, target = model.q_net.values(samples.next_observations), model.q_net_target.values(samples.next_observations)
+    chosen = target.gather(1, online.argmax(dim=1, keepdim=True))
+    assert th.equal(model.q_net_target(samples.next_observations), chosen)
+    assert (chosen < target.max(dim=1, keepdim=True).values).any()
+    # One update of DQN is one with the target of van Hasselt et al. 2016
+    other = copy.deepcopy(model.policy)
+    assert other.q_net_target._chooser[0] is other.q_net
+    model.replay_buffer.sample = lambda *args, **kwargs: samples
+    model.train(1, 50)
+    goal = samples.rewards + (1 - samples.dones) * model.gamma * chosen.detach()
+    values = other.q_net(samples.observations).gather(1, samples.actions.long())
+    other.optimizer.zero_grad()
+    th.nn.functional.smooth_l1_loss(values, goal).backward()
+    th.nn.utils.clip_grad_norm_(other.parameters(), model.max_grad_norm)
+    other.optimizer.step()
+    for parameter, expected in zip(model.q_net.parameters(), other.q_net.parameters(), strict=True):
+        th.testing.assert_close(parameter, expected)
+    del model.replay_buffer.sample
+    model.save(tmp_path / "model")
+    loaded = DQN.load(tmp_path / "model", env=model.env)
+    assert loaded.q_net_target._chooser[0] is loaded.q_net
+    loaded.learn(40)
+    model.policy.save(tmp_path / "policy")
+    policy = type(model.policy).load(tmp_path / "policy")
+    assert policy.q_net_target._chooser[0] is policy.q_net
+    assert not any("chooser" in name for name in policy.state_dict())
+
+
+def test_double_dqn_survives_restored_settings(tmp_path):
+    make_model(("CartPole-v1", {"num_steps": 3, "net_arch": [8]})).save(tmp_path / "model")
+    state = DQN.load(tmp_path / "model").policy.state_dict()
+    policy = make_model(("CartPole-v1", {"double_dqn": True})).policy
+    policy.load_state_dict(state)
+    assert policy.settings.num_steps == 3
+    assert policy.q_net_target._chooser[0] is policy.q_net
+    assert policy.q_net_target(th.rand(5, 4)).shape == (5, 1)
+    with pytest.raises(ValueError, match="double_dqn=1: expected True or False"):
+        make_model(("CartPole-v1", {"double_dqn": 1}))
