@@ -9,6 +9,7 @@ and scores.png.
 
 import argparse
 import dataclasses
+import itertools
 import math
 import time
 from pathlib import Path
@@ -103,7 +104,7 @@ def evaluate(
             evaluations.append((agent, seed, key))
     before = rows.read()
     missing = [set(range(protocol.episodes)) - set(matching(before, key)["episode"]) for _, _, key in evaluations]
-    total = protocol.episodes * len(evaluations)
+    total, steps = protocol.episodes * len(evaluations), itertools.count(1)
     with tqdm(total=total, initial=total - sum(len(numbers) for numbers in missing), unit="episode") as progress:
         for (agent, seed, key), numbers in zip(evaluations, missing, strict=True):
             progress.set_description(f"{agent.env_id}, {agent.name}")
@@ -115,7 +116,7 @@ def evaluate(
                 n_envs=n_envs,
                 energy=None if energy is None else ENERGIES[energy],
                 subprocesses=subprocesses,
-                on_step=lambda: progress.update(0),
+                on_step=lambda: progress.set_postfix_str(f"{next(steps)} steps"),
             )
             for episode in episodes:
                 rows.add(episode_row(key, episode))
