@@ -8,7 +8,7 @@ import numpy as np
 import torch as th
 from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
@@ -220,8 +220,8 @@ def convert(
     with th.no_grad():
         for source, target, scale in zip(layers, [*spiking, network.q_net[0]], scales, strict=True):
             after = th.as_tensor(scale).to(source.weight)
-            if source is layers[-1] and readout == "rate":
-                after = th.ones_like(after)
+            if source is layers[-1]:  # actions are compared: they share a scale
+                after = th.ones_like(after) if readout == "rate" else after.max().expand_as(after)
             # A linear layer behind a convolution sees all places of the first channel, then all of the second
             inputs = before.repeat_interleave(source.weight.shape[1] // len(before)).to(source.weight)
             places = (1,) * (source.weight.dim() - 2)
@@ -242,6 +242,11 @@ def check_convertible(model: BaseAlgorithm) -> DQNPolicy:
         raise ConversionError(f"an agent of {type(model).__name__}: conversion takes a DQN")
     if isinstance(model.policy, SpikingPolicy):
         raise ConversionError("the agent is a spiking one already")
+    extractor, space = model.policy.q_net.features_extractor, model.observation_space
+    if type(extractor) is FlattenExtractor and is_image_space(space, normalized_image=not model.policy.normalize_images):
+        raise ConversionError(
+            f"MlpPolicy on images, {space}: a spiking agent takes images with convolutions; expected CnnPolicy"
+        )
     connections(model.policy.q_net)
     return model.policy
 

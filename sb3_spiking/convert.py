@@ -11,7 +11,6 @@ conversion.png beside it say how good it is. Interrupted and called again it goe
 import argparse
 import dataclasses
 import json
-import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,13 +71,13 @@ class Agreement(NamedTuple):
     :param shares: of decisions that are the same, Tan et al.'s conversion rate, for each number of simulation steps
     :param decisions: number of them
     :param gap: median difference of the ReLU agent's two highest Q-values
-    :param gap_where_different: the same over decisions that differ with all simulation steps, NaN if none does
+    :param gap_where_different: the same over decisions that differ with all simulation steps, None if none does
     """
 
     shares: list[float]
     decisions: int
     gap: float
-    gap_where_different: float
+    gap_where_different: float | None
 
 
 def agreement(model: DQN, converted: DQN, batches: Iterator[np.ndarray], steps: list[int]) -> Agreement:
@@ -110,7 +109,7 @@ def agreement(model: DQN, converted: DQN, batches: Iterator[np.ndarray], steps: 
             same.append(th.stack([each.argmax(dim=1) == actions[:, 0] for each in values]))
     equal, gap = th.cat(same, dim=1), th.cat(gaps)
     differing = gap[~equal[-1]]
-    median = differing.median().item() if len(differing) else math.nan
+    median = differing.median().item() if len(differing) else None
     return Agreement(equal.double().mean(dim=1).tolist(), len(gap), gap.median().item(), median)
 
 
@@ -140,8 +139,12 @@ def save(agent: Agent, converted: DQN, out: Path, record: dict[str, Any]) -> Pat
     changed = {"policy": "sb3_spiking.SpikingPolicy", "policy_kwargs": repr(converted.policy_kwargs)}
     config.write_text(yaml.dump({**hyperparams, **changed}, sort_keys=False))
     (draft / "conversion.json").write_text(json.dumps(record, indent=1))
-    shutil.rmtree(run, ignore_errors=True)
+    old = run.with_name(f".{run.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if run.exists():
+        run.rename(old)
     draft.rename(run)
+    shutil.rmtree(old, ignore_errors=True)
     return run
 
 
@@ -217,9 +220,9 @@ def main() -> None:
         raise AgentError(f"--percentile {args.percentile}: expected above 0, up to 100")
     if not 0 <= args.epsilon <= 1:
         raise AgentError(f"--epsilon {args.epsilon}: expected 0 to 1")
-    curve = sorted({steps for steps in args.curve or [] if steps < args.num_steps})
-    if args.curve and min(args.curve) < 1:
-        raise AgentError(f"--curve {min(args.curve)}: expected at least 1")
+    curve = sorted(set(args.curve or []))
+    if curve and not 1 <= curve[0] <= curve[-1] < args.num_steps:
+        raise AgentError(f"--curve {' '.join(map(str, curve))}: expected from 1 to less than --num-steps, {args.num_steps}")
     agent = cli.load_one(args)
     try:
         check_convertible(agent.model)
@@ -239,7 +242,7 @@ def main() -> None:
         **{"source": str(agent.path), "digest": agent.digest, "rule": args.rule, "percentile": args.percentile},
         **{"per_channel": args.per_channel},
         **{"num_steps": args.num_steps, "layer_delay": layer_delay, "readout": rule.readout, "frames": args.frames},
-        **{"epsilon": args.epsilon, "seed": args.seed},
+        **{"epsilon": args.epsilon, "seed": args.seed, "env_kwargs": repr(agent.env_kwargs)},
     }
     record: dict[str, Any] = {}
     if (run / "conversion.json").is_file():
@@ -270,9 +273,10 @@ def main() -> None:
         record |= {"agreement_steps": steps, "agreement": found.shares, "decisions": found.decisions}
         record |= {"gap": found.gap, "gap_where_different": found.gap_where_different}
         _write(run, record)
+    where = record["gap_where_different"]
     print(
         f"equal decisions: {100 * record['agreement'][-1]:.2f}% of {record['decisions']}; the two highest Q-values differ by "
-        f"{record['gap']:.3g} in the median, {record['gap_where_different']:.3g} where decisions differ"
+        f"{record['gap']:.3g} in the median{'' if where is None else f', {where:.3g} where decisions differ'}"
     )
 
     protocol = dataclasses.replace(PROTOCOLS["paper"], episodes=args.episodes, epsilon=args.epsilon, max_steps=args.max_steps)

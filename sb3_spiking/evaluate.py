@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch as th
+from gymnasium import spaces
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
@@ -148,12 +149,12 @@ def decisions_per_second(agent: Agent, seconds: float = 0.5) -> float:
 
 
 def summarise(
-    agents: list[Agent], episodes: pd.DataFrame, reference: str | None, random_scores: dict[str, float]
+    agents: list[Agent], episodes: pd.DataFrame, references: dict[str, str], random_scores: dict[str, float]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     :param agents: in the order of the table
     :param episodes: rows of :func:`evaluate`
-    :param reference: name of the agent that scores are relative to
+    :param references: names of the agents that scores are relative to, by environment
     :param random_scores: of random actions, by environment, where nothing is published
     :return: a row for each agent, :data:`SUMMARY`, and one for each layer of each agent, :data:`LAYERS`
     """
@@ -170,9 +171,11 @@ def summarise(
         published = reference_scores(agent.env_id)
         if published is not None:
             row["normalised"] = 100 * (score - published.random) / (published.human - published.random)
-        if reference is not None:
+        if agent.env_id in references:
             random = random_scores[agent.env_id] if published is None else published.random
-            other = episodes[(episodes["env"] == agent.env_id) & (episodes["agent"] == reference)]["score"].mean()
+            other = episodes[(episodes["env"] == agent.env_id) & (episodes["agent"] == references[agent.env_id])][
+                "score"
+            ].mean()
             row["relative"] = 100 * (score - random) / (other - random)
         decisions = rows["counted"].sum()
         spikes = possible = nanojoules = 0.0
@@ -260,20 +263,29 @@ def main() -> None:
             protocol = dataclasses.replace(protocol, **{name: value})
     if args.relative_to is not None and args.relative_to not in args.folder:
         raise AgentError(f"--relative-to {args.relative_to}: expected one of the folders, {', '.join(args.folder)}")
+    if len(set(args.seed)) < len(args.seed):
+        raise AgentError(f"--seed {' '.join(map(str, args.seed))}: each seed once")
     agents = cli.load_agents(args)
+    references: dict[str, str] = {}
+    if args.relative_to is not None:
+        for agent in agents:
+            if agent.path.is_relative_to(args.relative_to):
+                references.setdefault(agent.env_id, agent.name)
+            if not isinstance(agent.model.action_space, spaces.Discrete):
+                raise AgentError(
+                    f"--relative-to: random play stands for 0%, and takes discrete actions, not {agent.model.action_space}"
+                )
     common: dict[str, Any] = {"n_envs": args.n_envs, "subprocesses": args.vec_env == "subproc"}
     episodes = evaluate(agents, protocol, args.out, seeds=args.seed, energy=args.energy, **common)
 
-    reference, random_scores = None, {}
-    if args.relative_to is not None:
-        place = args.folder.index(args.relative_to) * len(args.exp_id)
-        reference = agents[place].name
-        print(f"relative to {reference}, 0% being random actions")
-        for agent in {agent.env_id: agent for agent in agents if reference_scores(agent.env_id) is None}.values():
+    random_scores = {}
+    for env_id, name in references.items():
+        print(f"{env_id}: relative to {name}, 0% being random actions")
+        if reference_scores(env_id) is None:
+            random = dataclasses.replace(next(agent for agent in agents if agent.env_id == env_id), name="random")
             everything = dataclasses.replace(protocol, epsilon=1.0)
-            random = dataclasses.replace(agent, name="random")
-            random_scores[agent.env_id] = evaluate([random], everything, args.out, seeds=args.seed, **common)["score"].mean()
-    summary, layers = summarise(agents, episodes, reference, random_scores)
+            random_scores[env_id] = evaluate([random], everything, args.out, seeds=args.seed, **common)["score"].mean()
+    summary, layers = summarise(agents, episodes, references, random_scores)
     summary.to_csv(args.out / "summary.csv", index=False)
     layers.to_csv(args.out / "layers.csv", index=False)
     plot(agents, episodes, args.out / "scores.png")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib import pyplot as plt
-from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_spiking.evaluate import evaluate
 from sb3_spiking.evaluation import cli
@@ -91,14 +90,20 @@ def main() -> None:
         raise AgentError("expected --episodes and --max-steps of at least 1, and --epsilon from 0 to 1")
     agents = cli.load_agents(args)
     names = args.perturbations or list(PERTURBATIONS)
-    blind = [agent for agent in agents if not is_image_space(agent.model.observation_space)]
-    for name in [name for name in names if PERTURBATIONS[name].images_only and blind]:
-        if args.perturbations:
-            raise AgentError(
-                f"--perturbations {name}: it takes images, {blind[0].env_id} has {blind[0].model.observation_space}"
-            )
-        print(f"{name} is left out: it takes images, {blind[0].env_id} has none")
-        names.remove(name)
+    for name in list(names):
+        perturbation = PERTURBATIONS[name]
+        for agent in agents:
+            space = agent.model.observation_space
+            if not perturbation.takes(space):
+                reason = f"made for {perturbation.made_for}; {agent.env_id} has {space}"
+                if args.perturbations:
+                    raise AgentError(f"--perturbations {name}: {reason}")
+                print(f"{name} is left out: {reason}")
+                names.remove(name)
+                break
+            for level in args.levels or []:
+                if not perturbation.accepts(agent, level):
+                    raise AgentError(f"--levels {level:g}: {name} takes {perturbation.expected}")
 
     protocol = dataclasses.replace(PROTOCOLS["paper"], episodes=args.episodes, epsilon=args.epsilon, max_steps=args.max_steps)
     those = points(agents, names, args.levels)

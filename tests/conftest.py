@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import DQN, PPO
+from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
 
 import sb3_spiking
@@ -108,7 +108,8 @@ def q_values(model, observation):
 def relu_run(tmp_path_factory):
     """
     A folder with log folders of RL Zoo: ``relu`` has a DQN that was trained on CartPole briefly, ``damaged`` half of its file,
-    ``taken`` a copy, ``ppo`` a PPO.
+    ``taken`` a copy, ``ppo`` a PPO, ``sac`` a SAC on
+    Pendulum.
     """
     folder = tmp_path_factory.mktemp("relu_run")
     environment = {**os.environ, "PYTHONPATH": str(Path(sb3_spiking.__file__).parents[1])}
@@ -121,6 +122,8 @@ def relu_run(tmp_path_factory):
     shutil.copytree(folder / "relu", folder / "taken")
     (folder / "ppo/ppo/CartPole-v1_1").mkdir(parents=True)
     PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).save(folder / "ppo/ppo/CartPole-v1_1/CartPole-v1.zip")
+    (folder / "sac/sac/Pendulum-v1_1").mkdir(parents=True)
+    SAC("MlpPolicy", "Pendulum-v1", buffer_size=1).save(folder / "sac/sac/Pendulum-v1_1/Pendulum-v1.zip")
     return folder
 
 
@@ -133,8 +136,8 @@ def fails(relu_run, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [module, *arguments.split()])
         with pytest.raises(SystemExit) as end:
             cli.run(importlib.import_module(f"sb3_spiking.{module}").main)
-        assert end.value.code == 2
         output = capsys.readouterr()
+        assert end.value.code == 2
         assert output.out == ""
         assert output.err.count("\n") == 1, output.err
         assert output.err.startswith("error: ")

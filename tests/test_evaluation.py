@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from gymnasium import spaces
-from stable_baselines3 import DQN, PPO
+from stable_baselines3 import DQN
 from stable_baselines3.common.atari_wrappers import ClipRewardEnv, EpisodicLifeEnv, NoopResetEnv
 
 import sb3_spiking
@@ -74,9 +74,9 @@ def test_an_episode_is_the_same_whatever_runs_beside_it(agent):
 
 def test_measures_of_an_episode_by_hand(agent):
     greedy = dataclasses.replace(SHORT, epsilon=0.0, max_steps=4)
-    (episode,) = run_episodes(agent, greedy, [0], seed=7, n_envs=1, energy=ENERGIES["45nm-float32"])
+    (episode,) = run_episodes(agent, greedy, [2], seed=7, n_envs=1, energy=ENERGIES["45nm-float32"])
     env = gym.make("CartPole-v1")
-    observation, _ = env.reset(seed=7)
+    observation, _ = env.reset(seed=7_000_002)
     values = []
     for _ in range(4):
         inputs, _ = agent.model.policy.obs_to_tensor(observation)
@@ -127,7 +127,7 @@ def test_a_file_of_something_else_is_left_alone(tmp_path):
 def test_summary(agent, tmp_path):
     rows = evaluate([agent], SHORT, tmp_path, seeds=[0, 10])
     assert len(rows) == 10
-    summary, layers = summarise([agent], rows, agent.name, {"CartPole-v1": 10.0})
+    summary, layers = summarise([agent], rows, {"CartPole-v1": agent.name}, {"CartPole-v1": 10.0})
     (row,) = summary.to_dict("records")
     assert row["score"] == pytest.approx(rows["score"].mean())
     assert row["relative"] == pytest.approx(100.0)
@@ -253,15 +253,25 @@ def test_quantised_weights(agent):
         assert value.equal(before[name])
 
 
-def test_other_agents_are_evaluated_too(tmp_path):
-    model = PPO("MlpPolicy", "Pendulum-v1", n_steps=8, batch_size=8)
-    (tmp_path / "logs/ppo/Pendulum-v1_1").mkdir(parents=True)
-    model.save(tmp_path / "logs/ppo/Pendulum-v1_1/Pendulum-v1.zip")
-    agent = load_agent(tmp_path / "logs", "ppo", "Pendulum-v1")
+def test_other_agents_are_evaluated_too(relu_run, tmp_path):
+    agent = load_agent(relu_run / "sac", "sac", "Pendulum-v1")
     with pytest.raises(AgentError, match="defined for discrete actions"):
         evaluate([agent], SHORT, tmp_path, seeds=[0])
     rows = evaluate([agent], dataclasses.replace(PROTOCOLS["zoo"], episodes=1, max_steps=5), tmp_path, seeds=[0])
     assert rows["max_q"].isna().all()
+    # Actions as predict gives them, scaled to the space
+    env, score = gym.make("Pendulum-v1"), 0.0
+    observation, _ = env.reset(seed=0)
+    for _ in range(5):
+        observation, reward, *_ = env.step(agent.model.predict(observation, deterministic=True)[0])
+        score += reward
+    assert rows["score"].item() == pytest.approx(score, rel=1e-5)
+
+
+def test_protocols_that_do_not_fit(atari):
+    agent = load_agent(atari / "logs", "dqn", "PongNoFrameskip-v4")
+    with pytest.raises(AgentError, match="an Atari game that is cut off has no raw score"):
+        list(run_episodes(agent, dataclasses.replace(PROTOCOLS["zoo"], max_steps=9), [0]))
 
 
 def test_evaluate_command(relu_run):
@@ -308,10 +318,16 @@ def test_robustness_command_survives_a_kill(relu_run):
         ("evaluate", "-f relu --epsilon 2", "--epsilon 2.0: expected 0 to 1"),
         ("evaluate", "-f relu --gym-packages nothing_there", "--gym-packages nothing_there"),
         ("robustness", "-f relu --perturbations fog", "--perturbations fog: expected some of"),
-        ("robustness", "-f relu --perturbations occlusion", "it takes images"),
+        ("robustness", "-f relu --perturbations occlusion", "occlusion: made for images"),
+        ("robustness", "-f relu --perturbations quantisation --levels 32 1", "--levels 1: quantisation takes 2 to 24 bits"),
+        ("robustness", "-f relu --perturbations mask --levels 150", "--levels 150: mask takes a percentage"),
+        ("evaluate", "-f relu relu", "is named twice"),
+        ("evaluate", "-f relu --seed 1 1", "each seed once"),
+        ("evaluate", "-f relu --seed -1", "--seed -1: expected 0 to"),
+        ("evaluate", "-f sac --algo sac --env Pendulum-v1 --relative-to sac --epsilon 0", "takes discrete actions"),
         ("robustness", "-f relu --levels 3", "Name one with --perturbations"),
     ],
 )
 def test_wrong_input_gets_one_line(relu_run, fails, module, arguments, message):
-    assert message in fails(module, f"--env CartPole-v1 {arguments} -o never")
+    assert message in fails(module, f"{'' if '--env' in arguments else '--env CartPole-v1 '}{arguments} -o never")
     assert not (relu_run / "never").exists()

@@ -72,6 +72,13 @@ def test_a_membrane_that_decays_multiplies():
     assert first.picojoules(Energy(10.0, 1.0)).item() == 8 * 10 + 8 * 10
 
 
+def test_spikes_of_the_last_step_do_not_arrive_with_a_delay():
+    _, second, readout = counted(spiking_policy(([1.0, 0.0], [1.0, 0.0, 1.0]), layer_delay=True), th.zeros(1, 4))
+    assert lists(second)[1] == [3.0 * 3]
+    assert lists(second)[3] == [8.0]
+    assert lists(readout)[1] == [6.0 * 2]
+
+
 def test_a_readout_that_spikes_has_neurons():
     policy = spiking_policy(([1.0, 0.0], [1.0, 0.0, 1.0]), readout="spike")
     with th.no_grad():

@@ -159,6 +159,10 @@ def load_agent(
     run = Path(log_path).name
     label = f"{Path(folder).name}/{run[len(name) + 1 :]}" if run.startswith(f"{name}_") else Path(folder).name
     model = _load_model(Path(path), algo, hyperparams, device)
+    if "Recurrent" in type(model.policy).__name__:
+        raise AgentError(
+            f"{path}: a recurrent policy, {type(model.policy).__name__}; expected one without a state between decisions"
+        )
     return Agent(label, algo, env_id, model, Path(path), hyperparams, maybe_stats_path, {**kwargs, **(env_kwargs or {})})
 
 

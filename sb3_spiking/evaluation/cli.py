@@ -2,14 +2,19 @@
 
 import argparse
 import importlib
+import itertools
 import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch as th
 from rl_zoo3.utils import StoreDict
 
 from sb3_spiking.evaluation.agents import Agent, AgentError, load_agent
+
+# Environments take 32 bits, of which a seed's episodes take a million
+_LARGEST_SEED = 4000
 
 
 def add_agent_arguments(parser: argparse.ArgumentParser, several: bool) -> None:
@@ -43,6 +48,9 @@ def prepare(args: argparse.Namespace) -> None:
     """Import the packages and set the threads that the command line names."""
     if args.n_envs < 1:
         raise AgentError(f"--n-envs {args.n_envs}: expected at least 1")
+    for seed in np.atleast_1d(args.seed):
+        if not 0 <= seed <= _LARGEST_SEED:
+            raise AgentError(f"--seed {seed}: expected 0 to {_LARGEST_SEED}")
     for package in args.gym_packages:
         try:
             importlib.import_module(package)
@@ -54,7 +62,13 @@ def prepare(args: argparse.Namespace) -> None:
 
 def load_agents(args: argparse.Namespace) -> list[Agent]:
     """Each environment, folder and run of the command line, with names that tell them apart."""
-    agents = [_load(args, env, folder, run) for env in args.env for folder in args.folder for run in args.exp_id]
+    agents, paths = [], set()
+    for env, folder, run in itertools.product(args.env, args.folder, args.exp_id):
+        agent = _load(args, env, folder, run)
+        if agent.path.resolve() in paths:
+            raise AgentError(f"{agent.path} is named twice: --env, -f and --exp-id (0 is the latest run) each once")
+        paths.add(agent.path.resolve())
+        agents.append(agent)
     names = [(agent.env_id, agent.name) for agent in agents]
     for agent in agents:
         if names.count((agent.env_id, agent.name)) > 1:

@@ -43,6 +43,10 @@ PROTOCOLS = {
 }
 
 
+# Seeds share no game up to this number of episodes
+_EPISODES_OF_A_SEED = 1_000_000
+
+
 @dataclass
 class Operations:
     """
@@ -73,7 +77,7 @@ class Episode:
     """
     What an episode came to.
 
-    :param number: of the episode; its seed is the evaluation's plus this
+    :param number: of the episode
     :param score: sum of the rewards, unclipped, of a whole game where the protocol says so
     :param steps: decisions
     :param max_q: highest Q-value, NaN without Q-values, like the next
@@ -94,26 +98,31 @@ class Episode:
 class _Decider:
     """Greedy actions of a policy and what they are based on."""
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, protocol: Protocol) -> None:
         self.policy = agent.model.policy
+        # Where RL Zoo evaluates with random actions, policies other than DQN's draw them from their distribution
+        self.deterministic = protocol.epsilon is not None or not agent.is_stochastic
         self.policy.set_training_mode(False)
         self.network = self.policy.q_net if isinstance(self.policy, DQNPolicy) else self.policy
 
     def __call__(self, observations: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """Greedy actions (B, \\*) and Q-values (B, A), None for a policy without."""
+        if not isinstance(self.policy, DQNPolicy):
+            return self.policy.predict(observations, deterministic=self.deterministic)[0], None
         inputs, _ = self.policy.obs_to_tensor(observations)
         with th.no_grad():
-            if isinstance(self.policy, DQNPolicy):
-                values = self.policy.q_net(inputs)
-                return values.argmax(dim=1).cpu().numpy(), values.cpu().numpy()
-            return self.policy._predict(inputs, deterministic=True).cpu().numpy(), None
+            values = self.policy.q_net(inputs)
+        return values.argmax(dim=1).cpu().numpy(), values.cpu().numpy()
 
 
 def exploration(agent: Agent, protocol: Protocol) -> float:
     """
     :return: probability of a random action
-    :raises AgentError: if the agent's actions are not discrete and the protocol wants some of them to be random
+    :raises AgentError: if the protocol does not fit the agent: random actions that are not discrete, or a limit of decisions
+    in Atari without whole games, where raw scores are known at the end of a game alone
     """
+    if protocol.max_steps is not None and agent.is_atari and not protocol.whole_games:
+        raise AgentError(f"--max-steps: an Atari game that is cut off has no raw score with --protocol {protocol.name}")
     if protocol.epsilon is None:
         return float(getattr(agent.model, "exploration_rate", 0.0)) if agent.is_stochastic else 0.0
     if protocol.epsilon and not isinstance(agent.model.action_space, spaces.Discrete):
@@ -141,7 +150,7 @@ def run_episodes(
     :param agent: who plays
     :param protocol: how
     :param numbers: of the episodes to play
-    :param seed: episode ``n`` has the seed ``seed + n``
+    :param seed: of the games: episode ``n`` has the seed ``1,000,000 seed + n``
     :param n_envs: environments in parallel
     :param energy: count operations, with these costs
     :param subprocesses: one process for each environment
@@ -150,13 +159,15 @@ def run_episodes(
     """
     left = sorted(numbers)
     epsilon = exploration(agent, protocol)
-    decide = _Decider(agent)
+    decide = _Decider(agent, protocol)
     while left:
         first = left[0]
         wanted = {number for number in left if number < first + n_envs}
         count = max(wanted) - first + 1
         together = subprocesses and count > 1
-        env = agent.make_env(count, seed + first, whole_games=protocol.whole_games, subprocesses=together)
+        env = agent.make_env(
+            count, _EPISODES_OF_A_SEED * seed + first, whole_games=protocol.whole_games, subprocesses=together
+        )
         try:
             episodes = range(first, first + count)
             yield from _play(agent, protocol, epsilon, decide, env, episodes, wanted, seed, energy, on_step)

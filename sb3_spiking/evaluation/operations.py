@@ -106,6 +106,7 @@ class OperationCounter:
         self._layers: dict[str, LayerOperations] = {}
         self._connections: dict[tuple[str, th.Size], th.Tensor] = {}
         self._handles: list[Any] = []
+        self._last_step = th.empty(0)  # spikes of the last layer that ran in its last step
 
     @property
     def layers(self) -> list[LayerOperations]:
@@ -152,16 +153,18 @@ class OperationCounter:
         steps, samples = spikes.shape[:2]
         uses = self._outgoing(name, layer.connection, window.shape[2:]).to(window.device)
         # Dense layers may see spikes and real values side by side
-        is_spikes = ((window == 0) | (window == 1)).flatten(0, 1).all(dim=0)
+        is_spikes = ((window == 0) | (window == 1)).all(dim=0)
         if window.shape[0] < steps or (steps == 1 and not is_spikes.all()):
             real, events = uses.sum().expand(samples), th.zeros(samples)
         else:
-            events = (window.sum(dim=0) * uses * is_spikes).flatten(1).sum(dim=1)
-            real = (steps * (uses * ~is_spikes).sum()).expand(samples)
+            arriving = window[:-1] if layer.delay else window
+            events = (arriving.sum(dim=0) * uses * is_spikes).flatten(1).sum(dim=1)
+            real = (steps * uses * ~is_spikes).flatten(1).sum(dim=1)
         neurons = spikes[0, 0].numel()
         updates = th.full((samples,), float(steps * neurons))
         decays = 0 < layer.neuron.constants()[0] < 1
         emitted = spikes.sum(dim=0).flatten(1).sum(dim=1)
+        self._last_step = spikes[-1].flatten(1).sum(dim=1).cpu().double()
         real, events, updates, emitted = (each.cpu().double() for each in (real, events, updates, emitted))
         return LayerOperations(name, neurons, steps, _parameters(layer), real, events, updates, decays, emitted)
 
@@ -174,6 +177,8 @@ class OperationCounter:
     def _count_readout(self, name: str, network: SpikingQNetwork, _: Any, values: th.Tensor) -> LayerOperations:
         # Its input are the spikes of the last layer before it
         spikes = self.layers[-1].spikes
+        if network.settings.layer_delay:
+            spikes = spikes - self._last_step
         steps, (samples, actions) = network.settings.num_steps, values.shape
         updates = th.zeros(samples, dtype=th.float64)
         decays, emitted = False, updates

@@ -110,15 +110,21 @@ class Perturbation:
     An entry of :data:`PERTURBATIONS`.
 
     :param title: what an axis of a plot is called
-    :param levels: those that are tried, for an agent
+    :param levels: those that are tried by default, for an agent
     :param apply: an agent, perturbed to a level
-    :param images_only: whether it takes image observations
+    :param takes: whether an observation space is one that it is made for
+    :param made_for: the same in words
+    :param accepts: whether a level is one, for an agent
+    :param expected: the same in words
     """
 
     title: str
     levels: Callable[[Agent], list[float]]
     apply: Callable[[Agent, float], Agent]
-    images_only: bool = False
+    takes: Callable[[spaces.Space], bool]
+    made_for: str
+    accepts: Callable[[Agent, float], bool]
+    expected: str
 
 
 def _wrapped(name: str, argument: str, number: Callable[[float], Any]) -> Callable[[Agent, float], Agent]:
@@ -136,15 +142,31 @@ def _bar_positions(agent: Agent) -> list[float]:
 
 #: By name; a new one is an entry here
 PERTURBATIONS = {
-    "occlusion": Perturbation("first line of the bar", _bar_positions, _wrapped("OcclusionBar", "top", int), images_only=True),
+    "occlusion": Perturbation(
+        title="first line of the bar",
+        levels=_bar_positions,
+        apply=_wrapped("OcclusionBar", "top", int),
+        takes=lambda space: is_image_space(space),
+        made_for="images",
+        accepts=lambda agent, level: level in _bar_positions(agent),
+        expected="a line of the image, from 0, with room for the bar",
+    ),
     "mask": Perturbation(
-        "masked: %",
-        lambda agent: [float(share) for share in range(0, 101, 5)],
-        _wrapped("MaskedPixels", "share", lambda level: level / 100),
+        title="masked: %",
+        levels=lambda agent: [float(share) for share in range(0, 101, 5)],
+        apply=_wrapped("MaskedPixels", "share", lambda level: level / 100),
+        takes=lambda space: isinstance(space, spaces.Box),
+        made_for="images and vectors, a Box",
+        accepts=lambda agent, level: 0 <= level <= 100,
+        expected="a percentage, 0 to 100",
     ),
     "quantisation": Perturbation(
-        "bits of a weight",
-        lambda agent: [32.0, 8.0, 4.0],
-        lambda agent, level: agent if level >= 32 else replace(agent, model=quantised(agent.model, int(level))),
+        title="bits of a weight",
+        levels=lambda agent: [32.0, 8.0, 4.0],
+        apply=lambda agent, level: agent if level == 32 else replace(agent, model=quantised(agent.model, int(level))),
+        takes=lambda space: True,
+        made_for="every observation",
+        accepts=lambda agent, level: level == 32 or level in range(2, 25),
+        expected="2 to 24 bits, or 32 for the weights as they are",
     ),
 }

@@ -30,9 +30,8 @@ class Rows:
         self.path, self.columns = path, list(columns)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            text = path.read_text()
-            if text and not text.endswith("\n"):
-                path.write_text(text[: text.rfind("\n") + 1])
+            content = path.read_bytes()
+            os.truncate(path, content.rfind(b"\n") + 1)
         if not path.exists() or not path.read_text():
             self._append(self.columns)
         with path.open(newline="") as file:
