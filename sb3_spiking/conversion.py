@@ -124,7 +124,7 @@ def activation_scales(
     percentile: float = 99.9,
     *,
     nonzero: bool = False,
-    per_channel: bool = False,
+    per_channel: bool = True,
 ) -> list[th.Tensor]:
     """
     :param model: trained ReLU agent
@@ -133,7 +133,8 @@ def activation_scales(
     :param percentile: of a layer's values
     :param nonzero: of the values above zero; otherwise of all, before the ReLU
     :param per_channel: one scale for each channel of a convolution and each unit of a linear layer, at least a fifth of the
-        layer's largest: Kim et al. 2020 (AAAI 34(7):11270), but for this bound
+        layer's largest: Kim et al. 2020 (AAAI 34(7):11270), but for this bound. False: one for each layer, as the rules in
+        :data:`RULES` are published
     :return: scales of each layer, the output layer's too, shape (channels,); 1 for a layer that is never active
     """
     network = model.q_net

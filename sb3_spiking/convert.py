@@ -195,7 +195,12 @@ def main() -> None:
     cli.add_agent_arguments(parser, several=False)
     parser.add_argument("--num-steps", type=int, default=500, help="simulation steps of a decision")
     parser.add_argument("--percentile", type=float, default=99.9, help="of a layer's values, its scale")
-    parser.add_argument("--per-channel", action="store_true", help="a scale for each channel or unit in place of each layer")
+    parser.add_argument(
+        "--per-channel",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="a scale for each channel or unit; otherwise for each layer, as the rules were published",
+    )
     parser.add_argument("--rule", choices=list(RULES), default="tan", help="how scales and decisions are made")
     parser.add_argument(
         "--layer-delay",

@@ -66,6 +66,7 @@ def test_weights_and_scales_by_hand():
 
     # Before the ReLU: 0.5, 1.5, 2.5, 4 and -2, -2, 2, 0; above zero: 0.5, 1.5, 2, 2.5, 4
     def scales(batches, percentile, **settings):
+        settings = {"per_channel": False, **settings}
         return [scale.tolist() for scale in activation_scales(model, batches, 4, percentile, **settings)]
 
     assert scales([observations], 100.0) == [[4.0, 4.0], pytest.approx([15.7, 15.7])]
