@@ -28,7 +28,7 @@ class ConversionRule(NamedTuple):
 
     :param nonzero: a layer's scale is a percentile of its activations above zero, otherwise of all that comes before the ReLU
     :param readout: ``rate``: the output layer's total input, which is spike count plus remaining membrane; ``spike``: its
-    spikes
+        spikes
     :param layer_delay: all layers run at once, each sees the spikes of the last step
     """
 

@@ -106,6 +106,11 @@ def evaluate(
     before = rows.read()
     missing = [set(range(protocol.episodes)) - set(matching(before, key)["episode"]) for _, _, key in evaluations]
     total, steps = protocol.episodes * len(evaluations), itertools.count(1)
+
+    def show_steps() -> None:
+        if (count := next(steps)) % 20 == 0:
+            progress.set_postfix_str(f"{count} steps")
+
     with tqdm(total=total, initial=total - sum(len(numbers) for numbers in missing), unit="episode") as progress:
         for (agent, seed, key), numbers in zip(evaluations, missing, strict=True):
             progress.set_description(f"{agent.env_id}, {agent.name}")
@@ -117,7 +122,7 @@ def evaluate(
                 n_envs=n_envs,
                 energy=None if energy is None else ENERGIES[energy],
                 subprocesses=subprocesses,
-                on_step=lambda: progress.set_postfix_str(f"{next(steps)} steps"),
+                on_step=show_steps,
             )
             for episode in episodes:
                 rows.add(episode_row(key, episode))

@@ -407,6 +407,23 @@ def test_threads_do_not_change_the_result():
         th.testing.assert_close(values, results[0][0])
 
 
+@pytest.mark.parametrize("samples", [1, 4])
+def test_threads_do_not_change_what_is_done_without_gradients(samples):
+    # Large enough for every layer to be divided, into lines or into outputs, in the middle of a sample too
+    policy, images = paper_network(16), th.randint(0, 256, (samples, *IMAGES.shape), dtype=th.uint8)
+    results = []
+    with th.no_grad():
+        for threads in (1, 2, 3, 5):
+            th.set_num_threads(threads)
+            try:
+                results.append(policy.q_net.features_extractor.window(images / 255))
+            finally:
+                th.set_num_threads(1)
+    assert results[0].sum() > 0
+    for window in results[1:]:
+        assert th.equal(window, results[0])
+
+
 def test_two_python_threads_at_once():
     policy = paper_network(8)
     images = th.randint(0, 256, (4, *IMAGES.shape), dtype=th.uint8)

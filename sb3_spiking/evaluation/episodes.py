@@ -24,7 +24,7 @@ class Protocol:
     :param name: key in :data:`PROTOCOLS`
     :param episodes: number of episodes
     :param epsilon: probability of a random action; None acts as RL Zoo does: greedily, but in Atari and MiniGrid games with
-    the exploration of the model
+        the exploration of the model
     :param max_steps: decisions after which an episode ends, None for the environment's own limit
     :param whole_games: in Atari, an episode is a whole game and rewards are not clipped
     """
@@ -119,7 +119,7 @@ def exploration(agent: Agent, protocol: Protocol) -> float:
     """
     :return: probability of a random action
     :raises AgentError: if the protocol does not fit the agent: random actions that are not discrete, or a limit of decisions
-    in Atari without whole games, where raw scores are known at the end of a game alone
+        in Atari without whole games, where raw scores are known at the end of a game alone
     """
     if protocol.max_steps is not None and agent.is_atari and not protocol.whole_games:
         raise AgentError(f"--max-steps: an Atari game that is cut off has no raw score with --protocol {protocol.name}")

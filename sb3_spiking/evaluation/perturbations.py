@@ -88,7 +88,7 @@ def quantised(model: BaseAlgorithm, bits: int) -> BaseAlgorithm:
     :param model: an agent, which stays as it is
     :param bits: of a weight, at least 2
     :return: a copy that acts with the weights of its convolutions and linear layers rounded to ``2^bits - 1`` values, evenly
-    spaced and symmetric about 0, up to the largest weight of the layer; biases stay
+        spaced and symmetric about 0, up to the largest weight of the layer; biases stay
     """
     other = copy.copy(model)
     other.policy = copy.deepcopy(model.policy)
