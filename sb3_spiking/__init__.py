@@ -5,7 +5,8 @@ from typing import Any
 
 from sb3_spiking.callbacks import SlopeSchedule, SpikeMonitor
 from sb3_spiking.extractors import SpikingCombinedExtractor, SpikingMLP, SpikingNatureCNN
-from sb3_spiking.policies import SpikingPolicy, SpikingQNetwork
+from sb3_spiking.policies import SpikingPolicy, SpikingQNetwork, without_common_mode
+from sb3_spiking.relu import ReluExtractor
 from sb3_spiking.replay import FrameStackReplayBuffer
 from sb3_spiking.settings import PRESETS, SpikingSettings
 from sb3_spiking.snn import Leaky
@@ -16,6 +17,7 @@ __all__ = [
     "PRESETS",
     "FrameStackReplayBuffer",
     "Leaky",
+    "ReluExtractor",
     "SlopeSchedule",
     "SpikeMonitor",
     "SpikingCombinedExtractor",
@@ -24,6 +26,7 @@ __all__ = [
     "SpikingPolicy",
     "SpikingQNetwork",
     "SpikingSettings",
+    "without_common_mode",
 ]
 
 

@@ -98,7 +98,7 @@ class SpikingExtractor(BaseFeaturesExtractor):
     def spiking_layer(self, connection: nn.Conv2d | nn.Linear, neuron: dict[str, Any], first: bool) -> SpikingLayer:
         """A layer with neurons of the given settings, fed by the observation if it is the first, else by spikes."""
         delay = self.settings.layer_delay and not first
-        return SpikingLayer(connection, self.settings.num_steps, neuron, delay)
+        return SpikingLayer(connection, self.settings.num_steps, neuron, delay, self.settings.normalization)
 
     def dense_layers(
         self, in_features: int, units: tuple[int, ...], neurons: list[dict[str, Any]], first: bool

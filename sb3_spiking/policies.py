@@ -1,5 +1,6 @@
 """Spiking policies for SB3's DQN."""
 
+import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields
@@ -14,6 +15,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
 from sb3_spiking.extractors import SpikingExtractor, choose_extractor
+from sb3_spiking.relu import SHAPE_SETTINGS, ReluExtractor
 from sb3_spiking.settings import SpikingSettings
 from sb3_spiking.snn.layers import delayed
 from sb3_spiking.snn.neurons import Leaky
@@ -25,13 +27,14 @@ class SpikingQNetwork(QNetwork):
     Q-network with a spiking body: observation -> window of spikes -> readout -> Q-values.
 
     ``q_net`` is SB3's final linear layer; ``output_neuron`` are the Leaky neurons behind it, or None with the ``rate``
-    readout.
+    readout; ``common_mode`` is the ReLU network C of :meth:`compensated`, or None.
 
     :param observation_space: observation space
     :param action_space: discrete action space
     :param features_extractor: the spiking body, whose settings name the readout
     :param features_dim: units of its last layer
     :param normalize_images: divide images by 255
+    :param common_mode: settings that set the shape of C apart from the spiking body's, None for no C
     """
 
     features_extractor: SpikingExtractor
@@ -43,6 +46,7 @@ class SpikingQNetwork(QNetwork):
         features_extractor: SpikingExtractor,
         features_dim: int,
         normalize_images: bool = True,
+        common_mode: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(
             observation_space,
@@ -54,6 +58,11 @@ class SpikingQNetwork(QNetwork):
         )
         neuron = features_extractor.output_neuron_settings
         self.output_neuron = None if neuron is None else Leaky(**neuron)
+        self.common_mode: nn.Module | None = None
+        if common_mode is not None:
+            shape = {name: getattr(self.settings, name) for name in SHAPE_SETTINGS}
+            relu = ReluExtractor(observation_space, not normalize_images, **{**shape, **common_mode})
+            self.common_mode = nn.Sequential(relu, nn.Linear(relu.features_dim, 1))
         self._chooser: tuple[SpikingQNetwork, ...] = ()
 
     @property
@@ -73,23 +82,40 @@ class SpikingQNetwork(QNetwork):
     def forward(self, obs: PyTorchObs) -> th.Tensor:
         """
         :param obs: observations, shape (B, \\*)
-        :return: Q-values, shape (B, A), or (B, 1) where another network chooses the action
+        :return: Q-values that are learned, shape (B, A), or (B, 1) where another network chooses the action
         """
-        values = self.values(obs)
+        values = self.compensated(self.spiking_values(obs), obs)
         for network in self._chooser:
-            values = values.gather(1, network.values(obs).argmax(dim=1, keepdim=True))
+            values = values.gather(1, network.spiking_values(obs).argmax(dim=1, keepdim=True))
         return values
 
-    def values(self, obs: PyTorchObs) -> th.Tensor:
+    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        return self.spiking_values(observation).argmax(dim=1)
+
+    def spiking_values(self, obs: PyTorchObs) -> th.Tensor:
         """
         :param obs: observations, shape (B, \\*)
-        :return: Q-values, shape (B, A)
+        :return: what the spiking network says, shape (B, A): the agent takes the action with the highest one
         """
         preprocessed = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
         window = self.features_extractor.window(preprocessed)
         if self.settings.layer_delay:
             window = delayed(window)
         return READOUTS[self.settings.readout].values(window, self.q_net, self.output_neuron)
+
+    def compensated(self, values: th.Tensor, obs: PyTorchObs) -> th.Tensor:
+        """
+        Common-mode compensation (Xu et al. 2026, arXiv 2610.07808): Q = Q_snn - mean over actions of Q_snn + C(observation),
+        which leaves the order of the actions as it is. Without ``common_mode`` the values stay what they are.
+
+        :param values: of :meth:`spiking_values`, shape (B, A)
+        :param obs: observations that they belong to, shape (B, \\*)
+        :return: Q-values, shape (B, A)
+        """
+        if self.common_mode is None:
+            return values
+        preprocessed = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        return values - values.mean(dim=1, keepdim=True) + self.common_mode(preprocessed)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
@@ -116,6 +142,8 @@ class SpikingPolicy(DQNPolicy):
     :param optimizer_class: The optimizer to use, ``th.optim.Adam`` by default
     :param optimizer_kwargs: Additional keyword arguments, excluding the learning rate, to pass to the optimizer
     :param double_dqn: Double DQN: the Q-network chooses the action that the target network values
+    :param common_mode: Common-mode compensation: a ReLU network of the same shape learns what all actions share, and the
+        agent acts without it; a dict of ``conv_layers``, ``features_dim`` or ``net_arch`` gives it another one
     :param settings: ``preset`` and the settings of :class:`~sb3_spiking.settings.SpikingSettings` by name
     :raises ValueError: for wrong settings or spaces, before anything is built
     """
@@ -136,10 +164,14 @@ class SpikingPolicy(DQNPolicy):
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
         double_dqn: bool = False,
+        common_mode: bool | dict[str, Any] = False,
         **settings: Any,
     ) -> None:
         if not isinstance(double_dqn, bool):
             raise ValueError(f"double_dqn={double_dqn!r}: expected True or False")
+        is_shape = isinstance(common_mode, dict) and set(common_mode) <= set(SHAPE_SETTINGS)
+        if not isinstance(common_mode, bool) and not is_shape:
+            raise ValueError(f"common_mode={common_mode!r}: expected True, False or a dict of {', '.join(SHAPE_SETTINGS)}")
         if not isinstance(action_space, spaces.Discrete):
             raise ValueError(f"action_space={action_space}: a Q-network takes discrete actions, expected spaces.Discrete")
         if activation_fn is not None:
@@ -164,6 +196,7 @@ class SpikingPolicy(DQNPolicy):
                 "SpikingNatureCNN, SpikingMLP, SpikingCombinedExtractor or another SpikingExtractor"
             )
         resolved = features_extractor_class.resolve(observation_space, not normalize_images, **settings)
+        self.common_mode = common_mode
         self._chosen = {name for name, value in settings.items() if value is not None} - {"preset"}
         super().__init__(
             observation_space,
@@ -197,7 +230,10 @@ class SpikingPolicy(DQNPolicy):
 
     def _q_net_arguments(self) -> dict[str, Any]:
         names = ("observation_space", "action_space", "normalize_images")
-        return self._update_features_extractor({name: self.net_args[name] for name in names})
+        arguments = {name: self.net_args[name] for name in names}
+        if self.common_mode is not False:
+            arguments["common_mode"] = {} if self.common_mode is True else self.common_mode
+        return self._update_features_extractor(arguments)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """
@@ -234,7 +270,26 @@ class SpikingPolicy(DQNPolicy):
         data = super()._get_constructor_parameters()
         for name in ("net_arch", "activation_fn"):
             del data[name]  # one is among the settings, the other has no meaning
-        return {**data, "double_dqn": self.double_dqn}
+        return {**data, "double_dqn": self.double_dqn, "common_mode": self.common_mode}
+
+
+def without_common_mode(model: DQN) -> DQN:
+    """
+    :param model: an agent that learned with ``common_mode``
+    :return: a copy without the network that it needs to learn alone; takes the same actions, saves and loads as any agent
+    :raises ValueError: for another agent
+    """
+    policy = model.policy
+    if not isinstance(policy, SpikingPolicy) or policy.common_mode is False:
+        raise ValueError(f"{type(policy).__name__} has no common mode network: expected an agent trained with common_mode=True")
+    other = copy.copy(model)
+    other.policy_kwargs = {name: value for name, value in model.policy_kwargs.items() if name != "common_mode"}
+    other.policy = type(policy)(**{**policy._get_constructor_parameters(), "common_mode": False}).to(model.device)
+    state = {name: value for name, value in policy.q_net.state_dict().items() if not name.startswith("common_mode.")}
+    other.policy.q_net.load_state_dict(state)
+    other.policy.q_net_target.load_state_dict(state)
+    other._create_aliases()
+    return other
 
 
 # The body follows from the observation space: SB3's three names are one class

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sb3_spiking.snn.encoding import ENCODINGS
+from sb3_spiking.snn.normalization import NORMALIZATIONS
 from sb3_spiking.snn.readout import READOUTS
 from sb3_spiking.snn.surrogates import SURROGATES
 
@@ -26,6 +27,7 @@ _LIU2022 = {
     "reset_delay": False,
     "learn_beta": False,
     "learn_threshold": False,
+    "normalization": None,
     "encoding": "direct",
     "readout": "rate",
     "layer_delay": False,
@@ -53,6 +55,7 @@ class SpikingSettings:
     :param reset_delay: reset one step after the spike, detached from the graph (snnTorch's default), or at once
     :param learn_beta: learn one beta per layer
     :param learn_threshold: learn one threshold per layer
+    :param normalization: of the currents into the neurons, a key of ``NORMALIZATIONS``; None for none
     :param encoding: observation to input, a key of ``ENCODINGS``
     :param readout: window to Q-values, a key of ``READOUTS``
     :param layer_delay: a layer sees the spikes of the one before one step later, as on chips that run all layers at once,
@@ -75,6 +78,7 @@ class SpikingSettings:
     reset_delay: bool | tuple[bool, ...] = True
     learn_beta: bool | tuple[bool, ...] = False
     learn_threshold: bool | tuple[bool, ...] = False
+    normalization: str | None = None
     encoding: str = "direct"
     readout: str = "rate"
     layer_delay: bool = False
@@ -227,6 +231,7 @@ _RULES: dict[str, _Rule] = {
     "reset_delay": _FLAG,
     "learn_beta": _FLAG,
     "learn_threshold": _FLAG,
+    "normalization": _Rule(lambda value: value is None or value in NORMALIZATIONS, f"None or {_one_of(NORMALIZATIONS)}"),
     "encoding": _choice(ENCODINGS),
     "readout": _choice(READOUTS),
     "layer_delay": _FLAG,

@@ -14,6 +14,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_spiking.evaluation.agents import Agent, AgentError
 from sb3_spiking.evaluation.operations import Energy, LayerOperations, OperationCounter
+from sb3_spiking.policies import SpikingQNetwork
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,13 @@ class _Decider:
             return self.policy.predict(observations, deterministic=self.deterministic)[0], None
         inputs, _ = self.policy.obs_to_tensor(observations)
         with th.no_grad():
-            values = self.policy.q_net(inputs)
-        return values.argmax(dim=1).cpu().numpy(), values.cpu().numpy()
+            if isinstance(self.network, SpikingQNetwork):
+                values = self.network.spiking_values(inputs)
+                actions, values = values.argmax(dim=1), self.network.compensated(values, inputs)
+            else:
+                values = self.policy.q_net(inputs)
+                actions = values.argmax(dim=1)
+        return actions.cpu().numpy(), values.cpu().numpy()
 
 
 def exploration(agent: Agent, protocol: Protocol) -> float:

@@ -6,10 +6,12 @@ What a decision costs, counted while it is taken: the operations of a network's 
 * A layer fed by spikes accumulates: one synaptic operation for each spike and each of its outgoing connections, fewer at the
   border of an image, where fewer windows of the kernel see a neuron.
 * A neuron is updated at every step: a multiply-accumulate where its membrane decays, an accumulation where it does not.
+* A normalised current takes three operations, for the mean, the variance and the current itself: multiply-accumulates.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import torch as th
@@ -18,6 +20,8 @@ from torch.nn import functional as F
 
 from sb3_spiking.policies import SpikingQNetwork
 from sb3_spiking.snn.layers import SpikingLayer
+
+_NORMALIZATION_OPERATIONS = 3
 
 
 class Energy(NamedTuple):
@@ -122,7 +126,13 @@ class OperationCounter:
         for name, module in self._policy.named_modules():
             if isinstance(module, SpikingQNetwork):
                 counted.update(module.q_net.modules())
-                self._hook(module, self._count_readout, f"{name}.q_net".lstrip("."))
+                if module.common_mode is not None:
+                    counted.update(module.common_mode.modules())  # no part of a decision
+                readout = f"{name}.q_net".lstrip(".")
+                self._hook(module.q_net, partial(self._count_readout, network=module), readout)
+                if module.output_neuron is not None:
+                    hook = partial(self._add_output_spikes, readout)
+                    self._handles.append(module.output_neuron.register_forward_hook(hook))
             elif isinstance(module, SpikingLayer):
                 counted.add(module.connection)
                 self._hook(module, self._count_spiking, name)
@@ -161,6 +171,8 @@ class OperationCounter:
             events = (arriving.sum(dim=0) * uses * is_spikes).flatten(1).sum(dim=1)
             real = (steps * uses * ~is_spikes).flatten(1).sum(dim=1)
         neurons = spikes[0, 0].numel()
+        if layer.normalization is not None:
+            real = real + _NORMALIZATION_OPERATIONS * neurons * window.shape[0]
         updates = th.full((samples,), float(steps * neurons))
         decays = 0 < layer.neuron.constants()[0] < 1
         emitted = spikes.sum(dim=0).flatten(1).sum(dim=1)
@@ -174,21 +186,25 @@ class OperationCounter:
         nothing = th.zeros(samples, dtype=th.float64)
         return LayerOperations(name, outputs[0].numel(), 1, _parameters(layer), real, nothing, nothing, False, nothing)
 
-    def _count_readout(self, name: str, network: SpikingQNetwork, _: Any, values: th.Tensor) -> LayerOperations:
+    def _count_readout(
+        self, name: str, linear: nn.Module, _: Any, values: th.Tensor, network: SpikingQNetwork
+    ) -> LayerOperations:
         # Its input are the spikes of the last layer before it
         spikes = self.layers[-1].spikes
         if network.settings.layer_delay:
             spikes = spikes - self._last_step
-        steps, (samples, actions) = network.settings.num_steps, values.shape
-        updates = th.zeros(samples, dtype=th.float64)
-        decays, emitted = False, updates
+        steps, (samples, actions) = network.settings.num_steps, values.shape[-2:]
+        nothing = th.zeros(samples, dtype=th.float64)
+        updates, decays = nothing, False
         if network.output_neuron is not None:
             updates = updates + steps * actions
             decays = 0 < network.output_neuron.constants()[0] < 1
-            if network.settings.readout == "spike":  # the values are firing rates
-                emitted = (values.double().cpu() * steps).sum(dim=1)
-        parameters, nothing = _parameters(network.q_net), th.zeros(samples, dtype=th.float64)
-        return LayerOperations(name, actions, steps, parameters, nothing, spikes * actions, updates, decays, emitted)
+        return LayerOperations(name, actions, steps, _parameters(linear), nothing, spikes * actions, updates, decays, nothing)
+
+    def _add_output_spikes(self, name: str, neuron: nn.Module, inputs: Any, spikes: th.Tensor) -> None:
+        readout = self._layers[name]
+        emitted = spikes.detach().sum(dim=(0, 2)).cpu().double()
+        self._layers[name] = replace(readout, spikes=th.cat([readout.spikes[: -len(emitted)], emitted]))
 
 
 def _uses(connection: nn.Module, shape: tuple[int, ...]) -> th.Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 from sb3_spiking.snn.kernels import convolution, infer, traced
 from sb3_spiking.snn.kernels.dynamics import Layer
 from sb3_spiking.snn.neurons import Leaky
+from sb3_spiking.snn.normalization import NORMALIZATIONS
 
 
 def delayed(window: th.Tensor) -> th.Tensor:
@@ -27,14 +28,26 @@ class SpikingLayer(nn.Module):
     :param num_steps: simulation steps of a window
     :param neuron: settings of the :class:`Leaky` neurons
     :param delay: see the input one step later
+    :param normalization: of the currents, a key of :data:`~sb3_spiking.snn.normalization.NORMALIZATIONS`, or None
     """
 
-    def __init__(self, connection: nn.Conv2d | nn.Linear, num_steps: int, neuron: dict[str, Any], delay: bool = False) -> None:
+    def __init__(
+        self,
+        connection: nn.Conv2d | nn.Linear,
+        num_steps: int,
+        neuron: dict[str, Any],
+        delay: bool = False,
+        normalization: str | None = None,
+    ) -> None:
         super().__init__()
         self.delay = delay
         self.connection = connection
         self.num_steps = num_steps
         self.neuron = Leaky(**neuron)
+        self.normalization: nn.Module | None = None
+        if normalization is not None:
+            threshold = self.neuron.threshold.item()
+            self.normalization = NORMALIZATIONS[normalization](len(connection.weight), threshold)
 
     def forward(self, window: th.Tensor) -> th.Tensor:
         """
@@ -42,7 +55,10 @@ class SpikingLayer(nn.Module):
             connection runs once, not T times
         :return: spikes, shape (T, B, \\*out)
         """
-        return self.neuron(self._currents(delayed(window) if self.delay else window), self.num_steps)
+        currents = self._currents(delayed(window) if self.delay else window)
+        if self.normalization is not None:
+            currents = self.normalization(currents.flatten(0, 1)).unflatten(0, currents.shape[:2])
+        return self.neuron(currents, self.num_steps)
 
     def _currents(self, window: th.Tensor) -> th.Tensor:
         weight, bias = self.connection.weight, self.connection.bias
@@ -52,9 +68,10 @@ class SpikingLayer(nn.Module):
         images = window if window.dim() == 5 else window.flatten(2)[..., None, None]
         return convolution(images, weight.unflatten(1, images.shape[2:]), bias, 1).flatten(2)
 
-    def observed(self) -> bool:
-        """Whether a hook waits for what the layer or a part of it computes."""
-        return any(part._forward_hooks or part._forward_pre_hooks for part in (self, self.connection, self.neuron))
+    def is_constant(self) -> bool:
+        """Whether :meth:`constants` are all there is to it: no normalisation, and no hook that waits for what it computes."""
+        hooks = any(part._forward_hooks or part._forward_pre_hooks for part in (self, self.connection, self.neuron))
+        return not hooks and self.normalization is None
 
     def constants(self) -> Layer:
         """The layer as numbers, where nothing is to be learned."""
@@ -68,13 +85,14 @@ def run_layers(layers: Iterable[nn.Module], window: th.Tensor, numbers: int = 1)
     """
     Spiking layers one after another. Without gradients they may run in a faster way, unless a hook observes one of them.
 
-    :param layers: :class:`SpikingLayer` modules, convolutions first
+    :param layers: :class:`SpikingLayer` modules, convolutions first, or others that map windows to windows
     :param window: input over the window, shape (T, B, \\*in), or (1, B, \\*in) if the same at every step
     :param numbers: numbers that the window of the largest convolution holds for one sample
     :return: spikes of the last layer, shape (T, B, \\*out)
     """
     rest: list[Any] = list(layers)
-    if not th.is_grad_enabled() and not traced() and not any(layer.observed() for layer in rest):
+    constant = all(isinstance(layer, SpikingLayer) and layer.is_constant() for layer in rest)
+    if constant and not th.is_grad_enabled() and not traced():
         images = window if window.dim() == 5 else window.flatten(2)[..., None, None]
         spikes, done = infer(images, rest[0].num_steps, [layer.constants() for layer in rest])
         if done:

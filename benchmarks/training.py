@@ -1,0 +1,254 @@
+"""
+Trains every agent of a list and compares them: table, average performance ratio, learning curves.
+
+    python benchmarks/training.py benchmarks/minatar.yml
+
+A list names environments and methods; a job is one environment, method and seed, trained by one RL Zoo command in a process of
+its own with one thread. What a finished job leaves are a few small files in ``benchmarks/results/LIST/JOB``: RL Zoo's
+evaluations, the score, the command and the hyperparameters. A job that has them is not run again, one that was cut off starts
+over: the command can be stopped and repeated, and jobs that are in the repository are done.
+
+The score of a job is the mean over 100 new episodes of its best agent, by RL Zoo's evaluations during the training. The
+performance ratio is (score - random) / (score of the reference - random), Xu et al. 2026 (arXiv 2610.07808); its interval is
+a bootstrap over the seeds of each environment.
+"""
+
+import argparse
+import itertools
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import matplotlib
+import numpy as np
+import pandas as pd
+import torch as th
+import yaml
+from machine import describe
+from stable_baselines3 import DQN
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from tqdm import tqdm
+
+import sb3_spiking  # noqa: F401  (saved spiking agents name its policy)
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+
+RESULTS = Path(__file__).parent / "results"
+SCORE_EPISODES = 100
+SCORE_SEED = 1_000_000  # episodes that no training has seen
+BOOTSTRAP_SAMPLES = 10_000
+
+
+class Job(NamedTuple):
+    """One training run."""
+
+    env: str
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.env.replace('/', '-')}_{self.method}_{self.seed}"
+
+
+class TrainingList:
+    """
+    A list of jobs.
+
+    :param file: YAML with ``steps`` of a job, ``environments``, ``seeds``, ``arguments`` of RL Zoo that all share, ``env_kwargs``,
+        ``reference`` (the method that ratios refer to) and ``methods``: hyperparameters by name that a method changes
+    :param results: finished jobs, by default a folder of the list's name
+    """
+
+    def __init__(self, file: Path, results: Path | None = None) -> None:
+        content = yaml.safe_load(file.read_text())
+        self.results = results or RESULTS / file.stem
+        self.steps: int = int(content["steps"])
+        self.arguments: list[str] = content["arguments"].split()
+        self.env_kwargs: dict[str, Any] = content.get("env_kwargs", {})
+        self.reference: str = content["reference"]
+        self.methods: dict[str, dict[str, Any]] = content["methods"]
+        self.environments: list[str] = content["environments"]
+        # Seed by seed, so that what is there early compares all methods
+        self.jobs = [
+            Job(env, method, seed)
+            for seed, method, env in itertools.product(content["seeds"], self.methods, self.environments)
+        ]
+
+    def command(self, job: Job, folder: Path) -> list[str]:
+        """RL Zoo's command of a job."""
+        command = ["-m", "rl_zoo3.train", "--algo", "dqn", "--env", job.env, "--seed", str(job.seed), "-f", str(folder)]
+        command += ["-n", str(self.steps), "--num-threads", "1", *self.arguments]
+        if self.env_kwargs:
+            command += ["--env-kwargs", *(f"{name}:{value!r}" for name, value in self.env_kwargs.items())]
+        if self.methods[job.method]:
+            command += ["-params", *(f"{name}:{value!r}" for name, value in self.methods[job.method].items())]
+        return command
+
+    def finished(self) -> list[Job]:
+        """The jobs that have results."""
+        return [job for job in self.jobs if (self.results / job.name).is_dir()]
+
+    def run(self, job: Job, logs: Path) -> None:
+        """Train and score unless the job is done."""
+        result = self.results / job.name
+        if result.is_dir():
+            return
+        folder = logs / job.name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        command = self.command(job, folder)
+        start = time.time()
+        with (folder / "train.log").open("w") as log:
+            code = subprocess.run([sys.executable, *command], stdout=log, stderr=subprocess.STDOUT).returncode
+        if code != 0:
+            raise RuntimeError(f"{job.name} failed, see {folder / 'train.log'}")
+        seconds = time.time() - start
+        trained = folder / "dqn" / f"{job.env.replace('/', '-')}_1"
+        logged = np.load(trained / "evaluations.npz")
+        scores = self.play(job.env, DQN.load(trained / "best_model.zip", device="cpu", buffer_size=1))
+
+        partial = folder / "result"
+        partial.mkdir()
+        evaluations = {"timesteps": logged["timesteps"], "mean": logged["results"].mean(1), "std": logged["results"].std(1)}
+        pd.DataFrame(evaluations).round(3).to_csv(partial / "evaluations.csv", index=False)
+        score = {"mean": np.mean(scores), "std": np.std(scores), "max": np.max(scores), "train_seconds": round(seconds)}
+        pd.DataFrame([score]).round(3).to_csv(partial / "score.csv", index=False)
+        shown = self.command(job, Path("logs"))
+        (partial / "command.txt").write_text(shlex.join(["python", *shown]) + f"\n{describe()}\n")
+        (config,) = trained.glob("*/config.yml")
+        shutil.copy(config, partial / "config.yml")
+        result.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(partial, result)
+
+    def play(self, env: str, model: Any) -> list[float]:
+        """Scores of new episodes."""
+        environments = make_vec_env(env, n_envs=20, seed=SCORE_SEED, env_kwargs=self.env_kwargs)
+        scores, _ = evaluate_policy(model, environments, n_eval_episodes=SCORE_EPISODES, return_episode_rewards=True)
+        assert isinstance(scores, list)
+        return scores
+
+    def random_score(self, env: str) -> float:
+        """Mean score of random actions."""
+        file = self.results / "random.csv"
+        known = pd.read_csv(file, index_col=0)["mean"].to_dict() if file.exists() else {}
+        if env not in known:
+            known[env] = round(float(np.mean(self.play(env, _Random(gym.make(env).action_space)))), 3)
+            pd.DataFrame({"mean": known}).rename_axis("environment").to_csv(file)
+        return known[env]
+
+    def scores(self) -> pd.DataFrame:
+        """The finished jobs, one a row."""
+        rows = [{**job._asdict(), **pd.read_csv(self.results / job.name / "score.csv").iloc[0]} for job in self.finished()]
+        return pd.DataFrame(rows)
+
+
+class _Random:
+    """A policy that acts at random."""
+
+    def __init__(self, action_space: gym.Space) -> None:
+        self._action_space = action_space
+        action_space.seed(SCORE_SEED)
+
+    def predict(self, observations: np.ndarray, *args: Any, **kwargs: Any) -> tuple[np.ndarray, None]:
+        return np.array([self._action_space.sample() for _ in observations]), None
+
+
+def ratios(
+    scores: pd.DataFrame, random: Mapping[str, float], method: str, reference: str
+) -> tuple[float, tuple[float, float], int] | None:
+    """
+    :param scores: a row for each job
+    :param random: score of random actions by environment
+    :param method: that is asked about
+    :param reference: method whose ratio is 1
+    :return: average performance ratio over the environments where both methods have scores, its 95% interval and the number
+        of these environments; None without any
+    """
+    generator = np.random.default_rng(0)
+    drawn, means = [], []
+    for env, rows in scores.groupby("env", sort=False):
+        both = [rows[rows["method"] == name]["mean"].to_numpy() - random[str(env)] for name in (method, reference)]
+        if all(len(each) for each in both):
+            means.append(both[0].mean() / both[1].mean())
+            # The reference compared with itself is 1 in every sample
+            draws = [each[generator.integers(len(each), size=(BOOTSTRAP_SAMPLES, len(each)))].mean(1) for each in both]
+            drawn.append(draws[0] / draws[0 if method == reference else 1])
+    if not means:
+        return None
+    low, high = np.percentile(np.mean(drawn, axis=0), (2.5, 97.5))
+    return float(np.mean(means)), (float(low), float(high)), len(means)
+
+
+def table(jobs: TrainingList, scores: pd.DataFrame) -> str:
+    """Markdown: a line for each method, a column for each environment."""
+    environments = [env for env in jobs.environments if env in set(scores["env"])]
+    random = {env: jobs.random_score(env) for env in environments}
+    titles = [env.split("/")[-1] for env in environments]
+    lines = [f"| | {' | '.join(titles)} | performance ratio |", "|---|" + "--:|" * (len(titles) + 1)]
+    lines.append(f"| random | {' | '.join(f'{random[env]:.2f}' for env in environments)} | 0% |")
+    for method in jobs.methods:
+        cells = []
+        for env in environments:
+            each = scores[(scores["env"] == env) & (scores["method"] == method)]["mean"]
+            cells.append(f"{each.mean():.2f} ({', '.join(f'{score:.2f}' for score in each)})" if len(each) else "")
+        ratio = ratios(scores, random, method, jobs.reference)
+        if ratio is not None:
+            mean, (low, high), count = ratio
+            missing = f", {count} of {len(environments)}" if count < len(environments) else ""
+            lines.append(f"| {method} | {' | '.join(cells)} | {mean:.1%} ({low:.1%} to {high:.1%}{missing}) |")
+    return "\n".join(lines)
+
+
+def plot(jobs: TrainingList, file: Path) -> None:
+    """Learning curves: RL Zoo's evaluations, each job thin, their mean thick."""
+    finished = jobs.finished()
+    environments = [env for env in jobs.environments if any(job.env == env for job in finished)]
+    figure, axes = plt.subplots(1, len(environments), figsize=(4 * len(environments), 3.2), squeeze=False)
+    for axis, env in zip(axes[0], environments, strict=True):
+        for number, method in enumerate(jobs.methods):
+            names = [job.name for job in finished if (job.env, job.method) == (env, method)]
+            curves = [pd.read_csv(jobs.results / name / "evaluations.csv").set_index("timesteps")["mean"] for name in names]
+            for curve in curves:
+                axis.plot(curve, color=f"C{number}", alpha=0.25, linewidth=0.8)
+            if curves:
+                axis.plot(pd.concat(curves, axis=1).mean(axis=1), color=f"C{number}", label=method)
+        axis.set(title=env.split("/")[-1], xlabel="steps", ylabel="score")
+    axes[0, -1].legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("list", type=Path, help="YAML file of jobs")
+    parser.add_argument("--results", type=Path, help="folder of finished jobs, benchmarks/results/LIST by default")
+    parser.add_argument("--logs", type=Path, default=Path("logs/training"), help="what RL Zoo writes goes here")
+    parser.add_argument("--only", nargs="+", default=[""], help="run only the jobs whose names contain one of these")
+    parser.add_argument("--jobs", type=int, default=2, help="jobs at a time, 0 to show the results so far")
+    args = parser.parse_args()
+
+    jobs = TrainingList(args.list, args.results)
+    if "--gym-packages" in jobs.arguments:
+        __import__(jobs.arguments[jobs.arguments.index("--gym-packages") + 1])
+    th.set_num_threads(1)
+    if args.jobs:
+        wanted = [job for job in jobs.jobs if any(part in job.name for part in args.only)]
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(tqdm(pool.map(lambda job: jobs.run(job, args.logs / args.list.stem), wanted), total=len(wanted), unit="job"))
+    scores = jobs.scores()
+    plot(jobs, jobs.results / "learning_curves.png")
+    print(f"\n{describe()}\n\n{table(jobs, scores)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""The ReLU network of the same shape as a spiking one: what it is compared with, and what learns beside it."""
+
+from typing import Any
+
+import gymnasium as gym
+import torch as th
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_spiking.extractors import choose_extractor
+from sb3_spiking.snn.layers import SpikingLayer
+
+#: Settings of a spiking network that a ReLU network of the same shape shares
+SHAPE_SETTINGS = ("conv_layers", "layout", "features_dim", "net_arch")
+
+
+class ReluLayer(nn.Module):
+    """
+    The convolution or linear layer of a :class:`~sb3_spiking.snn.layers.SpikingLayer`, with ReLU in place of the neurons.
+
+    :param connection: the Conv2d or Linear
+    """
+
+    def __init__(self, connection: nn.Module) -> None:
+        super().__init__()
+        self.connection = connection
+
+    def forward(self, window: th.Tensor) -> th.Tensor:
+        """
+        :param window: a window of one step, shape (1, B, \\*in)
+        :return: activations, shape (1, B, \\*out)
+        """
+        (inputs,) = window
+        if isinstance(self.connection, nn.Linear):
+            inputs = inputs.flatten(1)
+        return F.relu(self.connection(inputs))[None]
+
+
+class ReluExtractor(BaseFeaturesExtractor):
+    """
+    The body that a spiking policy would choose for an observation space, as a ReLU network: the same layers in the same
+    order, fed by the observation itself. As a features extractor of SB3's own policies it is the network that a spiking one
+    is compared with::
+
+        DQN("MlpPolicy", env, policy_kwargs=dict(
+            features_extractor_class=ReluExtractor, features_extractor_kwargs=dict(net_arch=[64]), net_arch=[]))
+
+    :param observation_space: observation space
+    :param normalized_image: whether images come in [0, 1] already, as in SB3's ``NatureCNN``
+    :param settings: those of :class:`~sb3_spiking.settings.SpikingSettings` that shape a network: ``conv_layers``, ``layout``,
+        ``features_dim`` and ``net_arch``
+    :raises ValueError: for wrong settings, or an observation space that the body does not take
+    """
+
+    def __init__(self, observation_space: gym.Space, normalized_image: bool = False, **settings: Any) -> None:
+        spiking = choose_extractor(observation_space, normalized_image, bool(settings.get("conv_layers")))
+        unknown = set(settings) - set(SHAPE_SETTINGS)
+        if unknown:
+            raise ValueError(f"{', '.join(sorted(unknown))}: a ReLU network takes {', '.join(SHAPE_SETTINGS)} alone")
+        resolved = spiking.resolve(observation_space, normalized_image, num_steps=1, **settings)
+        body = spiking(observation_space, normalized_image, **resolved.as_dict())
+        super().__init__(observation_space, body.features_dim)
+        for parent in list(body.modules()):
+            for name, layer in list(parent.named_children()):
+                if isinstance(layer, SpikingLayer):
+                    setattr(parent, name, ReluLayer(layer.connection))
+        self.body = body
+
+    def forward(self, observations: PyTorchObs) -> th.Tensor:
+        """
+        :param observations: preprocessed observations, shape (B, \\*)
+        :return: activations of the last layer, shape (B, F)
+        """
+        return self.body(observations)
