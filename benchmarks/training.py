@@ -4,7 +4,13 @@ Trains every agent of a list and compares them: table, average performance ratio
     python benchmarks/training.py benchmarks/minatar.yml
 
 A list names environments and methods; a job is one environment, method and seed, trained by one RL Zoo command in a process of
-its own with one thread. What a finished job leaves are a few small files in ``benchmarks/results/LIST/JOB``: RL Zoo's
+its own with one thread. Its YAML:
+
+* ``environments``, ``seeds``, ``steps`` of a job (by default what the hyperparameters say), ``env_kwargs``
+* ``arguments``: of RL Zoo's command, for all jobs
+* ``methods``: by name, ``algo`` ("dqn" by default), more ``arguments`` and ``hyperparams`` that it changes
+* ``reference``: the method that performance ratios refer to
+ What a finished job leaves are a few small files in ``benchmarks/results/LIST/JOB``: RL Zoo's
 evaluations, the score, the command and the hyperparameters. A job that has them is not run again, one that was cut off starts
 over: the command can be stopped and repeated, and jobs that are in the repository are done.
 
@@ -15,6 +21,7 @@ a bootstrap over the seeds of each environment.
 
 import argparse
 import itertools
+import json
 import shlex
 import shutil
 import subprocess
@@ -32,7 +39,7 @@ import pandas as pd
 import torch as th
 import yaml
 from machine import describe
-from stable_baselines3 import DQN
+from rl_zoo3 import ALGOS
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from tqdm import tqdm
@@ -64,15 +71,14 @@ class TrainingList:
     """
     A list of jobs.
 
-    :param file: YAML with ``steps`` of a job, ``environments``, ``seeds``, ``arguments`` of RL Zoo that all share, ``env_kwargs``,
-        ``reference`` (the method that ratios refer to) and ``methods``: hyperparameters by name that a method changes
+    :param file: YAML, see above
     :param results: finished jobs, by default a folder of the list's name
     """
 
     def __init__(self, file: Path, results: Path | None = None) -> None:
         content = yaml.safe_load(file.read_text())
         self.results = results or RESULTS / file.stem
-        self.steps: int = int(content["steps"])
+        self.steps: int | None = content.get("steps")
         self.arguments: list[str] = content["arguments"].split()
         self.env_kwargs: dict[str, Any] = content.get("env_kwargs", {})
         self.reference: str = content["reference"]
@@ -86,12 +92,15 @@ class TrainingList:
 
     def command(self, job: Job, folder: Path) -> list[str]:
         """RL Zoo's command of a job."""
-        command = ["-m", "rl_zoo3.train", "--algo", "dqn", "--env", job.env, "--seed", str(job.seed), "-f", str(folder)]
-        command += ["-n", str(self.steps), "--num-threads", "1", *self.arguments]
+        method = self.methods[job.method]
+        command = ["-m", "rl_zoo3.train", "--algo", method.get("algo", "dqn"), "--env", job.env, "--seed", str(job.seed)]
+        command += ["-f", str(folder), "--num-threads", "1", *self.arguments, *method.get("arguments", "").split()]
+        if self.steps is not None:
+            command += ["-n", str(self.steps)]
         if self.env_kwargs:
             command += ["--env-kwargs", *(f"{name}:{value!r}" for name, value in self.env_kwargs.items())]
-        if self.methods[job.method]:
-            command += ["-params", *(f"{name}:{value!r}" for name, value in self.methods[job.method].items())]
+        if "hyperparams" in method:
+            command += ["-params", *(f"{name}:{value!r}" for name, value in method["hyperparams"].items())]
         return command
 
     def finished(self) -> list[Job]:
@@ -113,9 +122,11 @@ class TrainingList:
         if code != 0:
             raise RuntimeError(f"{job.name} failed, see {folder / 'train.log'}")
         seconds = time.time() - start
-        trained = folder / "dqn" / f"{job.env.replace('/', '-')}_1"
+        algo = self.methods[job.method].get("algo", "dqn")
+        trained = folder / algo / f"{job.env.replace('/', '-')}_1"
         logged = np.load(trained / "evaluations.npz")
-        scores = self.play(job.env, DQN.load(trained / "best_model.zip", device="cpu", buffer_size=1))
+        model = ALGOS[algo].load(trained / "best_model.zip", device="cpu")
+        scores = self.play(job.env, model)
 
         partial = folder / "result"
         partial.mkdir()
@@ -127,6 +138,9 @@ class TrainingList:
         (partial / "command.txt").write_text(shlex.join(["python", *shown]) + f"\n{describe()}\n")
         (config,) = trained.glob("*/config.yml")
         shutil.copy(config, partial / "config.yml")
+        settings = getattr(model.policy, "settings", None)
+        if settings is not None:  # the defaults among them
+            (partial / "settings.yml").write_text(yaml.safe_dump(json.loads(json.dumps(settings.as_dict())), sort_keys=False))
         result.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(partial, result)
 
@@ -202,10 +216,13 @@ def table(jobs: TrainingList, scores: pd.DataFrame) -> str:
             each = scores[(scores["env"] == env) & (scores["method"] == method)]["mean"]
             cells.append(f"{each.mean():.2f} ({', '.join(f'{score:.2f}' for score in each)})" if len(each) else "")
         ratio = ratios(scores, random, method, jobs.reference)
+        shown = ""
         if ratio is not None:
             mean, (low, high), count = ratio
             missing = f", {count} of {len(environments)}" if count < len(environments) else ""
-            lines.append(f"| {method} | {' | '.join(cells)} | {mean:.1%} ({low:.1%} to {high:.1%}{missing}) |")
+            shown = f"{mean:.1%} ({low:.1%} to {high:.1%}{missing})"
+        if any(cells):
+            lines.append(f"| {method} | {' | '.join(cells)} | {shown} |")
     return "\n".join(lines)
 
 

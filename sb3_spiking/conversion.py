@@ -262,9 +262,7 @@ def with_num_steps(model: DQN, num_steps: int, env: VecEnv) -> DQN:
     kwargs = {**model.policy_kwargs, "num_steps": num_steps}
     other = DQN(SpikingPolicy, env, policy_kwargs=kwargs, buffer_size=1, gamma=model.gamma, device=model.device)
     other.exploration_rate = model.exploration_rate
-    other.policy.q_net.load_state_dict(_without_settings(model.policy.q_net), strict=False)
+    network = other.policy.q_net
+    settings = {name: value for name, value in network.state_dict().items() if name.endswith("_extra_state")}
+    network.load_state_dict({**model.policy.q_net.state_dict(), **settings})
     return other
-
-
-def _without_settings(network: nn.Module) -> dict[str, Any]:
-    return {name: value for name, value in network.state_dict().items() if not name.endswith("_extra_state")}

@@ -289,6 +289,7 @@ def main() -> None:
     for num_steps in [*curve, args.num_steps]:
         model = spiking.model if num_steps == args.num_steps else with_num_steps(spiking.model, num_steps, env)
         players.append(dataclasses.replace(spiking, name=f"spiking, T = {num_steps}", model=model))
+    env.close()
     rows = evaluate(players, protocol, run, seeds=[args.seed], n_envs=args.n_envs, subprocesses=args.vec_env == "subproc")
     scores = {name: part.sort_values("episode")["score"].to_numpy() for name, part in rows.groupby("agent")}
     record["scores"] = [

@@ -281,7 +281,9 @@ def without_common_mode(model: DQN) -> DQN:
     """
     policy = model.policy
     if not isinstance(policy, SpikingPolicy) or policy.common_mode is False:
-        raise ValueError(f"{type(policy).__name__} has no common mode network: expected an agent trained with common_mode=True")
+        raise ValueError(
+            f"{type(policy).__name__} has no common mode network: expected an agent trained with common_mode=True"
+        )
     other = copy.copy(model)
     other.policy_kwargs = {name: value for name, value in model.policy_kwargs.items() if name != "common_mode"}
     other.policy = type(policy)(**{**policy._get_constructor_parameters(), "common_mode": False}).to(model.device)

@@ -136,7 +136,10 @@ def test_double_dqn_trains_on_its_own_target(tmp_path):
         for parameter in model.q_net_target.parameters():
             parameter += 0.3 * th.randn_like(parameter)
     samples = model.replay_buffer.sample(50)
-    online, target = model.q_net.spiking_values(samples.next_observations), model.q_net_target.spiking_values(samples.next_observations)
+    online, target = (
+        model.q_net.spiking_values(samples.next_observations),
+        model.q_net_target.spiking_values(samples.next_observations),
+    )
     chosen = target.gather(1, online.argmax(dim=1, keepdim=True))
     assert th.equal(model.q_net_target(samples.next_observations), chosen)
     assert (chosen < target.max(dim=1, keepdim=True).values).any()

@@ -1,0 +1,96 @@
+"""benchmarks/training.py: jobs that are finished stay, ratios by hand."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def training():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import training
+
+    yield training
+    sys.path.remove(str(ROOT / "benchmarks"))
+
+
+LIST = {
+    "environments": ["CartPole-v1"],
+    "seeds": [3],
+    "steps": 1500,
+    "arguments": "--eval-freq 500 --eval-episodes 2",
+    "env_kwargs": {"max_episode_steps": 50},
+    "reference": "relu",
+    "methods": {
+        "relu": {"hyperparams": {"policy_kwargs": "dict(net_arch=[8])", "learning_starts": 100}},
+        "spiking": {"arguments": "-conf sb3_spiking", "hyperparams": {"policy_kwargs": "dict(net_arch=[8], num_steps=3)"}},
+    },
+}
+
+
+def test_a_list_runs_and_what_is_finished_stays(training, tmp_path, monkeypatch, capsys):
+    (tmp_path / "small.yml").write_text(yaml.safe_dump(LIST))
+    arguments = ["training.py", "small.yml", "--results", "results", "--logs", "logs"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", arguments)
+    training.main()
+    table = capsys.readouterr().out
+    results = tmp_path / "results"
+    assert {path.name for path in results.iterdir()} == {
+        "CartPole-v1_relu_3",
+        "CartPole-v1_spiking_3",
+        "random.csv",
+        "learning_curves.png",
+    }
+    for job in ("relu", "spiking"):
+        folder = results / f"CartPole-v1_{job}_3"
+        assert pd.read_csv(folder / "evaluations.csv")["timesteps"].tolist() == [500, 1000, 1500]
+        score = pd.read_csv(folder / "score.csv").iloc[0]
+        assert 5 < score["mean"] <= score["max"] <= 50
+        assert f"| {job} | {score['mean']:.2f} ({score['mean']:.2f}) |" in table
+    settings = yaml.safe_load((results / "CartPole-v1_spiking_3/settings.yml").read_text())
+    assert (settings["num_steps"], settings["net_arch"], settings["beta"]) == (3, [8], 0.5)
+
+    # Finished jobs are not run again: with logs gone, only the one whose results are gone comes back
+    for file in (results / "CartPole-v1_spiking_3").iterdir():
+        file.unlink()
+    (results / "CartPole-v1_spiking_3").rmdir()
+    (results / "CartPole-v1_relu_3/score.csv").write_text("mean,std,max,train_seconds\n40.0,0.0,40.0,1\n")
+    monkeypatch.setattr(sys, "argv", [*arguments, "--logs", "others"])
+    training.main()
+    assert [path.name for path in (tmp_path / "others/small").iterdir()] == ["CartPole-v1_spiking_3"]
+    assert "| relu | 40.00 (40.00) | 100.0%" in capsys.readouterr().out
+
+
+def test_a_job_that_fails_says_where_to_look(training, tmp_path):
+    wrong = {**LIST, "methods": {"relu": {"hyperparams": {"policy": "NoPolicy"}}}}
+    (tmp_path / "wrong.yml").write_text(yaml.safe_dump(wrong))
+    jobs = training.TrainingList(tmp_path / "wrong.yml", tmp_path / "results")
+    with pytest.raises(RuntimeError, match=r"CartPole-v1_relu_3 failed, see .*train\.log"):
+        jobs.run(jobs.jobs[0], tmp_path / "logs")
+    assert jobs.finished() == []
+
+
+def test_performance_ratios_by_hand(training):
+    rows = [
+        ("A", "relu", 11.0),
+        ("A", "relu", 9.0),
+        ("B", "relu", 102.0),
+        ("A", "new", 7.0),
+        ("B", "new", 52.0),
+        ("B", "new", 52.0),
+    ]
+    scores = pd.DataFrame(rows, columns=["env", "method", "mean"])
+    random = {"A": 0.0, "B": 2.0}
+    mean, (low, high), environments = training.ratios(scores, random, "new", "relu")
+    assert mean == pytest.approx((7 / 10 + 50 / 100) / 2)
+    # The reference's seeds of A are drawn: 7/11 to 7/9
+    assert (low, high) == pytest.approx(((7 / 11 + 0.5) / 2, (7 / 9 + 0.5) / 2))
+    assert environments == 2
+    assert training.ratios(scores, random, "relu", "relu")[:2] == (1.0, (1.0, 1.0))
+    assert training.ratios(scores, random, "none", "relu") is None
