@@ -22,7 +22,7 @@ NATURE_CONV_LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
 
 # Deep networks on images start out silent, and a steep surrogate has too little gradient far below the threshold to wake
 # them up: see docs/results.md
-CONVOLUTIONAL_DEFAULTS = {"conv_layers": NATURE_CONV_LAYERS, "slope": 5.0}
+CONVOLUTIONAL_DEFAULTS = {"conv_layers": NATURE_CONV_LAYERS, "input_scale": 4.0, "slope": 5.0}
 
 
 class SpikingExtractor(BaseFeaturesExtractor):

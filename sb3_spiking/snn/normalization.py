@@ -14,9 +14,9 @@ Normalization = Callable[[int, float], nn.Module]
 
 def potential(channels: int, threshold: float) -> nn.Module:
     """
-    Potential-based layer normalisation, Sun et al. 2022 (Front. Neurosci. 16:953368): at each step the currents into all neurons
-    of a layer get the mean 0 and, to begin with, the standard deviation of the distance from reset to threshold; what is
-    learned is a scale and a shift for each channel or unit.
+    Potential-based layer normalisation, Sun et al. 2022 (Front. Neurosci. 16:953368): at each step the currents into all
+    neurons of a layer get the mean 0 and, to begin with, the standard deviation of the distance from reset to threshold;
+    what is learned is a scale and a shift for each channel or unit.
     """
     norm = nn.GroupNorm(1, channels)
     nn.init.constant_(norm.weight, threshold)  # the reset is at 0
