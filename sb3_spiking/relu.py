@@ -59,7 +59,8 @@ class ReluExtractor(BaseFeaturesExtractor):
         unknown = set(settings) - set(SHAPE_SETTINGS)
         if unknown:
             raise ValueError(f"{', '.join(sorted(unknown))}: a ReLU network takes {', '.join(SHAPE_SETTINGS)} alone")
-        resolved = spiking.resolve(observation_space, normalized_image, num_steps=1, **settings)
+        # The body's record travels in the state; what it says of neurons is the same for ever with a preset
+        resolved = spiking.resolve(observation_space, normalized_image, preset="liu2022", num_steps=1, **settings)
         body = spiking(observation_space, normalized_image, **resolved.as_dict())
         super().__init__(observation_space, body.features_dim)
         for parent in list(body.modules()):

@@ -46,8 +46,7 @@ class SpikingLayer(nn.Module):
         self.neuron = Leaky(**neuron)
         self.normalization: nn.Module | None = None
         if normalization is not None:
-            threshold = self.neuron.threshold.item()
-            self.normalization = NORMALIZATIONS[normalization](len(connection.weight), threshold)
+            self.normalization = NORMALIZATIONS[normalization](len(connection.weight), neuron["threshold"])
 
     def forward(self, window: th.Tensor) -> th.Tensor:
         """

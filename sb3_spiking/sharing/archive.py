@@ -1,0 +1,181 @@
+"""
+Reads what is in an agent's files without running any of it.
+
+SB3's zip holds ``data``, JSON with pickles in it, whose text is never decoded here, and tensors in PyTorch's format, which
+PyTorch reads in its mode for weights alone. Our folder holds JSON and safetensors. Sizes are checked before anything is read.
+"""
+
+import io
+import json
+import math
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import torch as th
+from safetensors.torch import load_file
+
+from sb3_spiking.errors import AgentError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+
+_DATA = "data"
+_POLICY = "policy.pth"
+_POLICY_OPTIMIZER = "policy.optimizer.pth"
+
+# Bytes. The text of a replay's last frames in ``data`` is the largest that agents have.
+MAX_JSON = 16 * 2**20
+MAX_TENSORS = 2 * 2**30
+_MAX_MEMBERS = 1000
+
+
+class AgentRecord(NamedTuple):
+    """
+    What is in an agent's files.
+
+    :param path: of the zip or folder
+    :param data: the JSON
+    :param parameters: tensors of the policy by name, and its settings under names that end with ``_extra_state``
+    :param optimizer: state of the policy's optimizer, None if there is none
+    """
+
+    path: Path
+    data: dict[str, Any]
+    parameters: dict[str, Any]
+    optimizer: dict[str, Any] | None
+
+
+def read_agent(path: str | Path) -> AgentRecord:
+    """
+    :param path: a zip that SB3 or RL Zoo wrote, or a folder with ``config.json``
+    :return: what is in it
+    :raises AgentError: if it is not there, damaged, too large or no agent
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.is_file():
+        raise AgentError(f"{path}: there is no such file or folder")
+    return _read_zip(path)
+
+
+def parse_json(text: str | bytes, source: str) -> dict[str, Any]:
+    """
+    :param text: JSON
+    :param source: file that it comes from, for the message
+    :return: the object
+    :raises AgentError: if it is too large or deep, damaged, or no object
+    """
+    if len(text) > MAX_JSON:
+        raise AgentError(f"{source}: {len(text)} bytes of JSON, expected at most {MAX_JSON}")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise AgentError(f"{source}: damaged JSON: {str(error)[:200]}") from error
+    if not isinstance(content, dict):
+        raise AgentError(f"{source}: expected a JSON object, not {type(content).__name__}")
+    return content
+
+
+def _read_folder(folder: Path) -> AgentRecord:
+    config, weights = folder / CONFIG, folder / WEIGHTS
+    for file, limit in ((config, MAX_JSON), (weights, MAX_TENSORS)):
+        if not file.is_file():
+            raise AgentError(f"{folder}: no agent, there is no {file.name} in it")
+        if file.stat().st_size > limit:
+            raise AgentError(f"{file}: {file.stat().st_size} bytes, expected at most {limit}")
+    data = parse_json(config.read_bytes(), str(config))
+    optimizer = folder / OPTIMIZER
+    state = _unflattened(_read_tensors(optimizer), str(optimizer)) if optimizer.is_file() else None
+    return AgentRecord(folder, data, _read_tensors(weights), state)
+
+
+def _read_tensors(file: Path) -> dict[str, Any]:
+    try:
+        return load_file(file)
+    except (safetensors.SafetensorError, ValueError, RuntimeError, TypeError, KeyError, OverflowError) as error:
+        raise AgentError(f"{file}: damaged safetensors: {_one_line(error)}") from error
+
+
+def flattened(state: dict[str, Any]) -> dict[str, th.Tensor]:
+    """The tensors of an optimizer's state, by number of the parameter and name: ``0.exp_avg``."""
+    return {
+        f"{number}.{name}": tensor.contiguous()
+        for number, entries in state["state"].items()
+        for name, tensor in entries.items()
+        if isinstance(tensor, th.Tensor)
+    }
+
+
+def _unflattened(tensors: dict[str, th.Tensor], source: str) -> dict[str, Any]:
+    state: dict[int, dict[str, th.Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, _, name = key.partition(".")
+        if not number.isdecimal() or len(number) > 6:
+            raise AgentError(f"{source}: a tensor of no parameter, {key[:100]!r}")
+        state.setdefault(int(number), {})[name] = tensor
+    return {"state": state}
+
+
+def _read_zip(path: Path) -> AgentRecord:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            names = [member.filename for member in members]
+            if len(members) > _MAX_MEMBERS or len(set(names)) < len(names):
+                raise AgentError(f"{path}: a zip with too many files, or two of one name")
+            missing = [name for name in (_DATA, _POLICY) if name not in names]
+            if missing:
+                raise AgentError(f"{path}: no agent of SB3, there is no {' and no '.join(missing)} in the zip")
+            data = parse_json(_member(archive, _DATA, MAX_JSON, path), f"{path}: data")
+            parameters = _tensors(_member(archive, _POLICY, MAX_TENSORS, path), f"{path}: {_POLICY}")
+            optimizer = None
+            if _POLICY_OPTIMIZER in names:
+                optimizer = _tensors(_member(archive, _POLICY_OPTIMIZER, MAX_TENSORS, path), f"{path}: {_POLICY_OPTIMIZER}")
+    except AgentError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise AgentError(f"{path}: a damaged zip: {_one_line(error)}") from error
+    return AgentRecord(path, data, parameters, optimizer)
+
+
+def _member(archive: zipfile.ZipFile, name: str, limit: int, path: Path) -> bytes:
+    """A file of a zip; more than it announces is not read."""
+    size = archive.getinfo(name).file_size
+    if size > limit:
+        raise AgentError(f"{path}: {name} has {size} bytes, expected at most {limit}")
+    with archive.open(name) as file:
+        return file.read(limit)
+
+
+def _tensors(content: bytes, source: str) -> dict[str, Any]:
+    try:
+        # A zip in the zip, whose files PyTorch stores as they are
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            compressed = [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
+            if compressed or sum(member.file_size for member in archive.infolist()) > len(content):
+                raise AgentError(f"{source}: compressed tensors, which PyTorch does not write")
+        state = th.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except AgentError:
+        raise
+    except Exception as error:  # PyTorch's reader fails in many ways
+        raise AgentError(f"{source}: not weights alone, or damaged: {_one_line(error)}") from error
+    if not isinstance(state, dict):
+        raise AgentError(f"{source}: expected named tensors, not {type(state).__name__}")
+    return dict(state)
+
+
+def _one_line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+
+
+def check_finite(name: str, tensor: th.Tensor, source: str) -> None:
+    """
+    :raises AgentError: for a tensor with infinite or undefined numbers
+    """
+    if tensor.is_floating_point() and not math.isfinite(tensor.abs().max().item() if tensor.numel() else 0.0):
+        raise AgentError(f"{source}: {name} has numbers that are not finite")

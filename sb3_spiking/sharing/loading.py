@@ -1,0 +1,318 @@
+"""From an agent's files to an agent, without unpickling anything: what a class can be is named here, all else is numbers."""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import torch as th
+from stable_baselines3 import DQN
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sb3_spiking.errors import AgentError
+from sb3_spiking.extractors import SpikingCombinedExtractor, SpikingMLP, SpikingNatureCNN
+from sb3_spiking.policies import SpikingPolicy
+from sb3_spiking.relu import ReluExtractor
+from sb3_spiking.settings import SpikingSettings
+from sb3_spiking.sharing.archive import AgentRecord, check_finite, read_agent
+from sb3_spiking.sharing.spaces import space_from_json, space_from_sb3
+
+# Classes that policy_kwargs may name
+_CLASSES: dict[str, type] = {
+    f"{each.__module__}.{each.__qualname__}": each
+    for each in (
+        *(SpikingMLP, SpikingNatureCNN, SpikingCombinedExtractor, ReluExtractor),
+        *(FlattenExtractor, NatureCNN, CombinedExtractor),
+        *(th.optim.Adam, th.optim.AdamW, th.optim.RMSprop, th.optim.SGD),
+        *(nn.ReLU, nn.Tanh, nn.ELU, nn.LeakyReLU, nn.SiLU, nn.GELU),
+    )
+}
+
+#: A decision of an agent that is loaded takes at most this many simulation steps; conversions use hundreds
+MAX_NUM_STEPS = 10_000
+_EXTRA_STATE = "_extra_state"
+_SETTINGS = f"q_net.features_extractor.{_EXTRA_STATE}"
+
+
+class _Number(NamedTuple):
+    """Type and range of a hyperparameter."""
+
+    kind: type
+    low: float
+    high: float
+
+    def accepts(self, value: Any) -> bool:
+        kinds = (int, float) if self.kind is float else (int,)
+        return isinstance(value, kinds) and not isinstance(value, bool) and self.low <= value <= self.high
+
+
+# What DQN needs to go on learning, and what is there to be read without a pickle
+_HYPERPARAMETERS = {
+    "buffer_size": _Number(int, 1, 2**31),
+    "batch_size": _Number(int, 1, 2**20),
+    "learning_starts": _Number(int, 0, 2**62),
+    "tau": _Number(float, 0, 1),
+    "gamma": _Number(float, 0, 1),
+    "gradient_steps": _Number(int, -1, 2**31),
+    "n_steps": _Number(int, 1, 10_000),
+    "exploration_initial_eps": _Number(float, 0, 1),
+    "exploration_final_eps": _Number(float, 0, 1),
+    "exploration_fraction": _Number(float, 0, 1),
+    "target_update_interval": _Number(int, 1, 2**62),
+    "max_grad_norm": _Number(float, 0, math.inf),
+}
+_COUNTERS = {
+    "num_timesteps": _Number(int, 0, 2**62),
+    "_total_timesteps": _Number(int, 0, 2**62),
+    "_episode_num": _Number(int, 0, 2**62),
+    "_n_updates": _Number(int, 0, 2**62),
+    "_n_calls": _Number(int, 0, 2**62),
+    "exploration_rate": _Number(float, 0, 1),
+}
+_LEARNING_RATE = _Number(float, 0, 1e3)
+
+
+def load(path: str | Path, env: GymEnv | None = None, device: th.device | str = "auto", **hyperparameters: Any) -> DQN:
+    """
+    Load a DQN agent, spiking or ReLU, from the zip that SB3 and RL Zoo write or from the folder of :func:`save_folder`. Nothing
+    in it is executed: pickles are left alone, classes come from a list.
+
+    With an environment the agent can go on learning. A zip says the algorithm's numbers in plain text, but ``train_freq``, a
+    replay buffer class and schedules only as pickles: what is missing must be given here, by the names of DQN's arguments.
+
+    :param path: of the zip or folder
+    :param env: to go on learning in; its spaces must be the agent's
+    :param device: PyTorch device
+    :param hyperparameters: of DQN, which come before those of the files
+    :return: the agent, with the optimizer's state
+    :raises AgentError: if the files are damaged, hostile, or not a DQN agent
+    """
+    model = build(DQN, read_agent(path), device=device, env=env, hyperparameters=hyperparameters)
+    assert isinstance(model, DQN)
+    return model
+
+
+def build(
+    algorithm: type[BaseAlgorithm],
+    record: AgentRecord,
+    *,
+    device: th.device | str = "auto",
+    env: GymEnv | None = None,
+    hyperparameters: dict[str, Any] | None = None,
+) -> BaseAlgorithm:
+    """
+    :param algorithm: class of the agent
+    :param record: what is in its files
+    :param device: PyTorch device
+    :param env: to go on learning in, which DQN can
+    :param hyperparameters: of DQN, which come before those of the files
+    :return: the agent
+    :raises AgentError: if the files are no agent of this algorithm
+    """
+    try:
+        return _build(algorithm, record, device, env, hyperparameters or {})
+    except AgentError:
+        raise
+    except (ValueError, TypeError, AttributeError, KeyError, AssertionError, RuntimeError, OverflowError, MemoryError) as error:
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
+        raise AgentError(f"{record.path}: no agent of {algorithm.__name__}: {reason}") from error
+
+
+def _build(
+    algorithm: type[BaseAlgorithm],
+    record: AgentRecord,
+    device: th.device | str,
+    env: GymEnv | None,
+    given: dict[str, Any],
+) -> BaseAlgorithm:
+    data = record.data
+    ours = "format" in data
+    read_space: Callable[[Any], gym.Space] = space_from_json if ours else space_from_sb3
+    observation_space, action_space = (read_space(data.get(name)) for name in ("observation_space", "action_space"))
+    policy_class = _policy_class(algorithm, data.get("policy_class"))
+    policy_kwargs = _policy_kwargs(data.get("policy_kwargs", {}))
+    if issubclass(policy_class, SpikingPolicy):
+        policy_kwargs = _with_settings(policy_kwargs, data.get("settings") if ours else record.parameters.get(_SETTINGS))
+
+    model = algorithm(policy=policy_class, env=None, device=device, _init_setup_model=False)  # type: ignore[call-arg]
+    model.observation_space, model.action_space, model.n_envs = observation_space, action_space, 1
+    model.policy_kwargs = policy_kwargs
+    _set_numbers(model, data, _COUNTERS, record.path)
+    if env is None:
+        # What only learning needs stays small
+        for name, value in (("buffer_size", 1), ("n_steps", 1), ("learning_rate", 0.0)):
+            if hasattr(model, name):
+                setattr(model, name, value)
+    else:
+        _set_training(model, data, env, given, record.path)
+
+    exploration_rate = getattr(model, "exploration_rate", None)
+    with _BoundedAllocations(4 * _numbers(record.parameters) + 10_000_000):
+        model._setup_model()
+    if exploration_rate is not None:
+        model.exploration_rate = exploration_rate  # type: ignore[attr-defined]
+    model.policy.load_state_dict(_checked(model.policy, record))
+    if env is not None and record.optimizer is not None:
+        _load_optimizer(model.policy.optimizer, record)
+    return model
+
+
+def _policy_class(algorithm: type[BaseAlgorithm], written: Any) -> type:
+    """The algorithm's policy of this name; whoever wrote it can only choose among those that there are."""
+    allowed = {f"{each.__module__}.{each.__qualname__}": each for each in algorithm.policy_aliases.values()}
+    name = written
+    if isinstance(written, dict):  # a class that SB3 pickled; its name is in that of its functions
+        function = re.match(r"<function (\w+)\.__init__ at ", str(written.get("__init__")))
+        name = f"{written.get('__module__')}.{function[1] if function else ''}"
+    if name not in allowed:
+        raise AgentError(f"a policy {str(name)[:100]!r}; expected one of {', '.join(sorted(allowed))}")
+    return allowed[name]
+
+
+def _policy_kwargs(written: Any) -> dict[str, Any]:
+    if not isinstance(written, dict):
+        raise AgentError("policy_kwargs are no dict")
+    # SB3 pickles a dict that holds a class, and writes its entries beside the pickle
+    entries = {name: value for name, value in written.items() if name not in (":type:", ":serialized:")}
+    return {name: _class(value) for name, value in entries.items()}
+
+
+def _class(value: Any) -> Any:
+    written = re.fullmatch(r"<class '([\w.]+)'>", value) if isinstance(value, str) else None
+    if written is None:
+        return value
+    # PyTorch's classes have other names where they are exported
+    name = written[1]
+    if name not in _CLASSES:
+        raise AgentError(f"a class {name[:100]!r} in policy_kwargs; expected one of {', '.join(sorted(_CLASSES))}")
+    return _CLASSES[name]
+
+
+def _with_settings(policy_kwargs: dict[str, Any], written: Any) -> dict[str, Any]:
+    """The settings of the network that was trained, in place of those that were given or defaults."""
+    if not isinstance(written, dict) or not all(isinstance(name, str) for name in written):
+        raise AgentError("the settings of the spiking network are missing")
+    settings = SpikingSettings.resolve(**written)
+    if settings.num_steps > MAX_NUM_STEPS:
+        raise AgentError(f"num_steps={settings.num_steps}: expected at most {MAX_NUM_STEPS}")
+    names = settings.as_dict()
+    others = {name: value for name, value in policy_kwargs.items() if name not in names and name != "preset"}
+    for extractor_kwargs in (others.get("features_extractor_kwargs"),):
+        if isinstance(extractor_kwargs, dict):
+            others["features_extractor_kwargs"] = {
+                name: value for name, value in extractor_kwargs.items() if name not in names and name != "preset"
+            }
+    return {**others, **{name: value for name, value in names.items() if value is not None}}
+
+
+def _set_numbers(model: BaseAlgorithm, data: dict[str, Any], numbers: dict[str, _Number], path: Path) -> None:
+    for name, number in numbers.items():
+        if name in data and hasattr(model, name):
+            if not number.accepts(data[name]):
+                expected = f"a number from {number.low} to {number.high}"
+                raise AgentError(f"{path}: {name}={str(data[name])[:50]}, expected {expected}")
+            setattr(model, name, data[name])
+
+
+def _set_training(model: BaseAlgorithm, data: dict[str, Any], env: GymEnv, given: dict[str, Any], path: Path) -> None:
+    """Environment and hyperparameters of an agent that is to go on learning."""
+    if not isinstance(model, DQN):
+        raise AgentError(f"{path}: only DQN agents go on learning from here; expected env=None")
+    wrapped = DQN._wrap_env(env, monitor_wrapper=not isinstance(env, VecEnv))
+    check_for_correct_spaces(wrapped, model.observation_space, model.action_space)
+    model.env, model.n_envs = wrapped, wrapped.num_envs
+    _set_numbers(model, data, _HYPERPARAMETERS, path)
+    unknown = set(given) - set(_HYPERPARAMETERS) - set(_ONLY_PICKLED)
+    if unknown:
+        expected = ", ".join(sorted({*_HYPERPARAMETERS, *_ONLY_PICKLED}))
+        raise TypeError(f"load() takes no {', '.join(sorted(unknown))}; expected hyperparameters of DQN: {expected}")
+    rate = data.get("learning_rate")
+    if isinstance(rate, dict):  # a constant schedule, as RL Zoo makes them
+        rate = rate.get("val")
+    written = {"learning_rate": rate, "train_freq": data.get("train_freq") if "format" in data else None}
+    for name in ("learning_rate", "train_freq"):
+        value = given.get(name, written[name])
+        if value is None:
+            raise AgentError(f"{path}: {name} is there as a pickle alone, give it: load(..., env=env, {name}=...)")
+        if name in written and name not in given and not _is_training_number(name, value):
+            raise AgentError(f"{path}: {name}={str(value)[:50]} is no {name}")
+        setattr(model, name, tuple(value) if isinstance(value, list) else value)
+    for name, value in given.items():
+        setattr(model, name, value)
+
+
+_ONLY_PICKLED = ("learning_rate", "train_freq", "replay_buffer_class", "replay_buffer_kwargs")
+
+
+def _is_training_number(name: str, value: Any) -> bool:
+    if name == "learning_rate":
+        return _LEARNING_RATE.accepts(value)
+    frequency = _Number(int, 1, 2**31)
+    return frequency.accepts(value) or (
+        isinstance(value, list) and len(value) == 2 and frequency.accepts(value[0]) and value[1] in ("step", "episode")
+    )
+
+
+class _BoundedAllocations(TorchDispatchMode):
+    """Refuses tensors of more numbers than an agent's files hold, before there is memory for them."""
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self._left = numbers
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        shape = args[0] if args else None
+        if isinstance(shape, (list, tuple)) and all(isinstance(size, int) for size in shape):
+            self._left -= math.prod(shape)
+            if self._left < 0:
+                raise AgentError(f"a network larger than its weights, with a tensor of shape {list(shape)}")
+        return func(*args, **(kwargs or {}))
+
+
+def _numbers(parameters: dict[str, Any]) -> int:
+    return sum(value.numel() for value in parameters.values() if isinstance(value, th.Tensor))
+
+
+def _checked(policy: nn.Module, record: AgentRecord) -> dict[str, Any]:
+    """The state of a policy from the files, if it has the names, shapes and types that the policy takes."""
+    expected = policy.state_dict()
+    own = {name: value for name, value in expected.items() if name.endswith(_EXTRA_STATE)}
+    tensors = {name: value for name, value in record.parameters.items() if not str(name).endswith(_EXTRA_STATE)}
+    missing, unknown = set(expected) - set(own) - set(tensors), set(tensors) - set(expected)
+    if missing or unknown:
+        which = f"missing {sorted(missing)[:3]}, unknown {sorted(map(str, unknown))[:3]}"
+        raise AgentError(f"{record.path}: weights of another network: {which}")
+    for name, tensor in tensors.items():
+        like = expected[name]
+        if not isinstance(tensor, th.Tensor) or tensor.layout is not th.strided or tensor.is_quantized:
+            raise AgentError(f"{record.path}: {name} is no plain tensor")
+        if tensor.shape != like.shape or tensor.dtype != like.dtype:
+            ours, theirs = (f"{list(each.shape)} of {each.dtype}" for each in (like, tensor))
+            raise AgentError(f"{record.path}: {name} has {theirs}, expected {ours}")
+        check_finite(str(name), tensor, str(record.path))
+    return {**tensors, **own}
+
+
+def _load_optimizer(optimizer: th.optim.Optimizer, record: AgentRecord) -> None:
+    assert record.optimizer is not None
+    state = record.optimizer.get("state")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not isinstance(state, dict) or not set(state) <= set(range(len(parameters))):
+        raise AgentError(f"{record.path}: an optimizer of another network")
+    for number, entries in state.items():
+        for name, tensor in entries.items() if isinstance(entries, dict) else [("", None)]:
+            if not isinstance(tensor, th.Tensor) or tensor.numel() not in (1, parameters[number].numel()):
+                raise AgentError(f"{record.path}: an optimizer's state without a tensor for parameter {number}, {name}")
+            if tensor.numel() > 1 and tensor.shape != parameters[number].shape:
+                raise AgentError(f"{record.path}: an optimizer's state of another shape, parameter {number}, {name}")
+            check_finite(f"the optimizer's {number}.{name}", tensor, str(record.path))
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
