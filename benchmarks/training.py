@@ -121,7 +121,10 @@ class TrainingList:
             code = subprocess.run([sys.executable, *command], stdout=log, stderr=subprocess.STDOUT).returncode
         if code != 0:
             raise RuntimeError(f"{job.name} failed, see {folder / 'train.log'}")
-        seconds = time.time() - start
+        self.record(job, folder, round(time.time() - start))
+
+    def record(self, job: Job, folder: Path, seconds: int) -> None:
+        """Score what a job has trained, and write its results."""
         algo = self.methods[job.method].get("algo", "dqn")
         trained = folder / algo / f"{job.env.replace('/', '-')}_1"
         logged = np.load(trained / "evaluations.npz")
@@ -132,7 +135,7 @@ class TrainingList:
         partial.mkdir()
         evaluations = {"timesteps": logged["timesteps"], "mean": logged["results"].mean(1), "std": logged["results"].std(1)}
         pd.DataFrame(evaluations).round(3).to_csv(partial / "evaluations.csv", index=False)
-        score = {"mean": np.mean(scores), "std": np.std(scores), "max": np.max(scores), "train_seconds": round(seconds)}
+        score = {"mean": np.mean(scores), "std": np.std(scores), "max": np.max(scores), "train_seconds": seconds}
         pd.DataFrame([score]).round(3).to_csv(partial / "score.csv", index=False)
         shown = self.command(job, Path("logs"))
         (partial / "command.txt").write_text(shlex.join(["python", *shown]) + f"\n{describe()}\n")
@@ -141,8 +144,8 @@ class TrainingList:
         settings = getattr(model.policy, "settings", None)
         if settings is not None:  # the defaults among them
             (partial / "settings.yml").write_text(yaml.safe_dump(json.loads(json.dumps(settings.as_dict())), sort_keys=False))
-        result.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(partial, result)
+        self.results.mkdir(parents=True, exist_ok=True)
+        shutil.move(partial, self.results / job.name)
 
     def play(self, env: str, model: Any) -> list[float]:
         """Scores of new episodes."""

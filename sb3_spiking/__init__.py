@@ -4,17 +4,21 @@ import sys
 from typing import Any
 
 from sb3_spiking.callbacks import SlopeSchedule, SpikeMonitor
+from sb3_spiking.errors import AgentError
 from sb3_spiking.extractors import SpikingCombinedExtractor, SpikingMLP, SpikingNatureCNN
 from sb3_spiking.policies import SpikingPolicy, SpikingQNetwork, without_common_mode
 from sb3_spiking.relu import ReluExtractor
 from sb3_spiking.replay import FrameStackReplayBuffer
 from sb3_spiking.settings import PRESETS, SpikingSettings
+from sb3_spiking.sharing.loading import load
+from sb3_spiking.sharing.saving import save
 from sb3_spiking.snn import Leaky
 
 __version__ = "0.1.0"
 
 __all__ = [
     "PRESETS",
+    "AgentError",
     "FrameStackReplayBuffer",
     "Leaky",
     "ReluExtractor",
@@ -26,6 +30,10 @@ __all__ = [
     "SpikingPolicy",
     "SpikingQNetwork",
     "SpikingSettings",
+    "load",
+    "load_from_hub",
+    "push_to_hub",
+    "save",
     "without_common_mode",
 ]
 
@@ -35,6 +43,10 @@ def __getattr__(name: str) -> Any:
         from sb3_spiking.zoo import load_hyperparams
 
         return load_hyperparams()
+    if name in ("load_from_hub", "push_to_hub"):  # they need RL Zoo, which imports us when it starts
+        from sb3_spiking.sharing import hub
+
+        return getattr(hub, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -27,12 +27,14 @@ from stable_baselines3.common.preprocessing import preprocess_obs
 from tqdm import tqdm
 
 from sb3_spiking.conversion import RULES, ConversionError, activation_scales, check_convertible, convert, with_num_steps
+from sb3_spiking.errors import AgentError
 from sb3_spiking.evaluate import evaluate
 from sb3_spiking.evaluation import cli
-from sb3_spiking.evaluation.agents import Agent, AgentError, load_agent
+from sb3_spiking.evaluation.agents import Agent, load_agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS
 from sb3_spiking.evaluation.results import interval
 from sb3_spiking.policies import SpikingPolicy
+from sb3_spiking.sharing.zoo_files import ZOO_FILES, read_yaml
 from sb3_spiking.snn.layers import delayed
 from sb3_spiking.snn.readout import READOUTS
 
@@ -129,13 +131,13 @@ def save(agent: Agent, converted: DQN, out: Path, record: dict[str, Any]) -> Pat
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     converted.save(draft / f"{name}.zip")
-    if agent.stats_path is not None and Path(agent.stats_path).is_dir():
-        shutil.copytree(agent.stats_path, draft / name)
-    else:
-        (draft / name).mkdir()
+    (draft / name).mkdir()
+    for file in ZOO_FILES:
+        source = Path(agent.stats_path) / file
+        if source.is_file() and not source.is_symlink():
+            shutil.copy(source, draft / name / file)
     config = draft / name / "config.yml"
-    # As RL Zoo itself reads its own file
-    hyperparams = yaml.load(config.read_text(), Loader=yaml.UnsafeLoader) if config.is_file() else {}
+    hyperparams = read_yaml(config) if config.is_file() else {}
     changed = {"policy": "sb3_spiking.SpikingPolicy", "policy_kwargs": repr(converted.policy_kwargs)}
     config.write_text(yaml.dump({**hyperparams, **changed}, sort_keys=False))
     (draft / "conversion.json").write_text(json.dumps(record, indent=1))

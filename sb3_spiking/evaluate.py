@@ -22,8 +22,9 @@ from gymnasium import spaces
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
+from sb3_spiking.errors import AgentError
 from sb3_spiking.evaluation import cli
-from sb3_spiking.evaluation.agents import Agent, AgentError
+from sb3_spiking.evaluation.agents import Agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS, Protocol, exploration, run_episodes
 from sb3_spiking.evaluation.operations import ENERGIES
 from sb3_spiking.evaluation.results import EPISODE_COLUMNS, Rows, episode_row, interval, matching, operations_of

@@ -14,9 +14,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib import pyplot as plt
 
+from sb3_spiking.errors import AgentError
 from sb3_spiking.evaluate import evaluate
 from sb3_spiking.evaluation import cli
-from sb3_spiking.evaluation.agents import Agent, AgentError
+from sb3_spiking.evaluation.agents import Agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS
 from sb3_spiking.evaluation.perturbations import PERTURBATIONS
 from sb3_spiking.evaluation.results import interval

@@ -11,19 +11,19 @@ from typing import Any
 
 import gymnasium as gym
 import rl_zoo3.import_envs  # noqa: F401  registers RL Zoo's environments
-import yaml
 from huggingface_sb3.naming_schemes import EnvironmentName
 from rl_zoo3 import ALGOS
 from rl_zoo3.exp_manager import ExperimentManager
-from rl_zoo3.utils import create_test_env, get_model_path, get_saved_hyperparams
+from rl_zoo3.utils import create_test_env, get_model_path
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
+from sb3_spiking.errors import AgentError
+from sb3_spiking.sharing.archive import read_agent
+from sb3_spiking.sharing.loading import build
+from sb3_spiking.sharing.zoo_files import read_environment
+
 _ATARI_WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
-
-
-class AgentError(ValueError):
-    """An agent that is not there, or not what it should be; the message is one line."""
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Agent:
     :param model: the loaded algorithm
     :param path: its zip
     :param hyperparams: what RL Zoo saved beside it
-    :param stats_path: folder of hyperparameters and normalisation, None if there is none
+    :param stats_path: folder of hyperparameters and normalisation
     :param env_kwargs: arguments of the environment
     :param wrappers: Gymnasium wrappers around its own, each as RL Zoo writes it: {dotted name: arguments}
     """
@@ -48,7 +48,7 @@ class Agent:
     model: BaseAlgorithm
     path: Path
     hyperparams: dict[str, Any]
-    stats_path: str | None
+    stats_path: str
     env_kwargs: dict[str, Any]
     wrappers: tuple[dict[str, dict[str, Any]], ...] = ()
 
@@ -117,6 +117,7 @@ def load_agent(
     load_last_checkpoint: bool = False,
     device: str = "auto",
     env_kwargs: dict[str, Any] | None = None,
+    trusted: bool = False,
 ) -> Agent:
     """
     :param folder: log folder, RL Zoo's ``-f``
@@ -128,6 +129,8 @@ def load_agent(
     :param load_last_checkpoint: the last checkpoint
     :param device: of the network
     :param env_kwargs: arguments of the environment on top of those that it was trained with
+    :param trusted: unpickle what is in the agent's files, as RL Zoo does, which can run anything; without it, agents whose
+        policies have classes of others, or whose observations are normalised, are refused
     :return: the agent
     :raises AgentError: if there is no such agent or its file is damaged
     """
@@ -145,28 +148,21 @@ def load_agent(
     except (AssertionError, ValueError) as error:
         raise AgentError(f"no {algo} agent for {env_id} in {folder}: {error}. {_what_there_is(Path(folder))}") from error
     stats_path = str(Path(log_path) / name)
-    try:
-        # As RL Zoo itself reads its own files
-        hyperparams, maybe_stats_path = get_saved_hyperparams(stats_path, test_mode=True)
-        kwargs = dict(hyperparams.pop("env_kwargs", None) or {})
-        arguments = Path(stats_path) / "args.yml"
-        if arguments.is_file():
-            kwargs = (yaml.load(arguments.read_text(), Loader=yaml.UnsafeLoader) or {}).get("env_kwargs") or kwargs
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError) as error:
-        raise AgentError(
-            f"{stats_path}: its config.yml or args.yml is damaged: {' '.join(str(error).split())[:300]}"
-        ) from error
+    hyperparams, kwargs = read_environment(Path(stats_path), trusted)
     run = Path(log_path).name
     label = f"{Path(folder).name}/{run[len(name) + 1 :]}" if run.startswith(f"{name}_") else Path(folder).name
-    model = _load_model(Path(path), algo, hyperparams, device)
+    if trusted:
+        model = _unpickle(Path(path), algo, hyperparams, device)
+    else:
+        model = build(ALGOS[algo], read_agent(path), device=device)
     if "Recurrent" in type(model.policy).__name__:
         raise AgentError(
             f"{path}: a recurrent policy, {type(model.policy).__name__}; expected one without a state between decisions"
         )
-    return Agent(label, algo, env_id, model, Path(path), hyperparams, maybe_stats_path, {**kwargs, **(env_kwargs or {})})
+    return Agent(label, algo, env_id, model, Path(path), hyperparams, stats_path, {**kwargs, **(env_kwargs or {})})
 
 
-def _load_model(path: Path, algo: str, hyperparams: dict[str, Any], device: str) -> BaseAlgorithm:
+def _unpickle(path: Path, algo: str, hyperparams: dict[str, Any], device: str) -> BaseAlgorithm:
     # What RL Zoo's enjoy passes: what only training needs is left out
     kwargs: dict[str, Any] = {}
     if algo in ("qrdqn", "dqn", "ddpg", "sac", "her", "td3", "tqc"):

@@ -11,7 +11,8 @@ import numpy as np
 import torch as th
 from rl_zoo3.utils import StoreDict
 
-from sb3_spiking.evaluation.agents import Agent, AgentError, load_agent
+from sb3_spiking.errors import AgentError
+from sb3_spiking.evaluation.agents import Agent, load_agent
 
 # Environments take 32 bits, of which a seed's episodes take a million
 _LARGEST_SEED = 4000
@@ -36,6 +37,7 @@ def add_agent_arguments(parser: argparse.ArgumentParser, several: bool) -> None:
     parser.add_argument("--load-best", action="store_true", help="load the best model in place of the last one")
     parser.add_argument("--load-checkpoint", type=int, help="load the checkpoint after this number of steps")
     parser.add_argument("--load-last-checkpoint", action="store_true", help="load the last checkpoint")
+    parser.add_argument("--trust", action="store_true", help="unpickle the agent's files, which can run anything")
     parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, help="arguments of the environment")
     parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")
     parser.add_argument("--device", default="auto", help="PyTorch device")
@@ -92,6 +94,7 @@ def _load(args: argparse.Namespace, env: str, folder: str, run: int) -> Agent:
         load_last_checkpoint=args.load_last_checkpoint,
         device=args.device,
         env_kwargs=args.env_kwargs,
+        trusted=args.trust,
     )
 
 

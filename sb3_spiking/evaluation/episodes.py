@@ -12,7 +12,8 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import DQNPolicy
 
-from sb3_spiking.evaluation.agents import Agent, AgentError
+from sb3_spiking.errors import AgentError
+from sb3_spiking.evaluation.agents import Agent
 from sb3_spiking.evaluation.operations import Energy, LayerOperations, OperationCounter
 from sb3_spiking.policies import SpikingQNetwork
 

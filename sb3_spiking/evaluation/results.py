@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sb3_spiking.evaluation.agents import AgentError
+from sb3_spiking.errors import AgentError
 from sb3_spiking.evaluation.episodes import Episode, Operations
 
 

@@ -10,9 +10,9 @@ import gymnasium as gym
 import torch as th
 from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
-from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -54,8 +54,8 @@ class _Number(NamedTuple):
         return isinstance(value, kinds) and not isinstance(value, bool) and self.low <= value <= self.high
 
 
-# What DQN needs to go on learning, and what is there to be read without a pickle
-_HYPERPARAMETERS = {
+#: What DQN needs to go on learning, and what is there to be read without a pickle
+HYPERPARAMETERS = {
     "buffer_size": _Number(int, 1, 2**31),
     "batch_size": _Number(int, 1, 2**20),
     "learning_starts": _Number(int, 0, 2**62),
@@ -69,21 +69,23 @@ _HYPERPARAMETERS = {
     "target_update_interval": _Number(int, 1, 2**62),
     "max_grad_norm": _Number(float, 0, math.inf),
 }
-_COUNTERS = {
+#: What tells how far an agent has come
+COUNTERS = {
     "num_timesteps": _Number(int, 0, 2**62),
     "_total_timesteps": _Number(int, 0, 2**62),
     "_episode_num": _Number(int, 0, 2**62),
     "_n_updates": _Number(int, 0, 2**62),
     "_n_calls": _Number(int, 0, 2**62),
     "exploration_rate": _Number(float, 0, 1),
+    "target_entropy": _Number(float, -1e6, 1e6),  # SAC's
 }
 _LEARNING_RATE = _Number(float, 0, 1e3)
 
 
 def load(path: str | Path, env: GymEnv | None = None, device: th.device | str = "auto", **hyperparameters: Any) -> DQN:
     """
-    Load a DQN agent, spiking or ReLU, from the zip that SB3 and RL Zoo write or from the folder of :func:`save_folder`. Nothing
-    in it is executed: pickles are left alone, classes come from a list.
+    Load a DQN agent, spiking or ReLU, from the zip that SB3 and RL Zoo write or from our folder of JSON and safetensors.
+    Nothing in it is executed: pickles are left alone, classes come from a list.
 
     With an environment the agent can go on learning. A zip says the algorithm's numbers in plain text, but ``train_freq``, a
     replay buffer class and schedules only as pickles: what is missing must be given here, by the names of DQN's arguments.
@@ -121,7 +123,16 @@ def build(
         return _build(algorithm, record, device, env, hyperparameters or {})
     except AgentError:
         raise
-    except (ValueError, TypeError, AttributeError, KeyError, AssertionError, RuntimeError, OverflowError, MemoryError) as error:
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        AssertionError,
+        RuntimeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
         reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
         raise AgentError(f"{record.path}: no agent of {algorithm.__name__}: {reason}") from error
 
@@ -145,7 +156,7 @@ def _build(
     model = algorithm(policy=policy_class, env=None, device=device, _init_setup_model=False)  # type: ignore[call-arg]
     model.observation_space, model.action_space, model.n_envs = observation_space, action_space, 1
     model.policy_kwargs = policy_kwargs
-    _set_numbers(model, data, _COUNTERS, record.path)
+    _set_numbers(model, data, COUNTERS, record.path)
     if env is None:
         # What only learning needs stays small
         for name, value in (("buffer_size", 1), ("n_steps", 1), ("learning_rate", 0.0)):
@@ -216,10 +227,11 @@ def _with_settings(policy_kwargs: dict[str, Any], written: Any) -> dict[str, Any
 def _set_numbers(model: BaseAlgorithm, data: dict[str, Any], numbers: dict[str, _Number], path: Path) -> None:
     for name, number in numbers.items():
         if name in data and hasattr(model, name):
-            if not number.accepts(data[name]):
+            value = math.inf if data[name] == "inf" else data[name]
+            if not number.accepts(value):
                 expected = f"a number from {number.low} to {number.high}"
                 raise AgentError(f"{path}: {name}={str(data[name])[:50]}, expected {expected}")
-            setattr(model, name, data[name])
+            setattr(model, name, value)
 
 
 def _set_training(model: BaseAlgorithm, data: dict[str, Any], env: GymEnv, given: dict[str, Any], path: Path) -> None:
@@ -229,10 +241,10 @@ def _set_training(model: BaseAlgorithm, data: dict[str, Any], env: GymEnv, given
     wrapped = DQN._wrap_env(env, monitor_wrapper=not isinstance(env, VecEnv))
     check_for_correct_spaces(wrapped, model.observation_space, model.action_space)
     model.env, model.n_envs = wrapped, wrapped.num_envs
-    _set_numbers(model, data, _HYPERPARAMETERS, path)
-    unknown = set(given) - set(_HYPERPARAMETERS) - set(_ONLY_PICKLED)
+    _set_numbers(model, data, HYPERPARAMETERS, path)
+    unknown = set(given) - set(HYPERPARAMETERS) - set(_ONLY_PICKLED)
     if unknown:
-        expected = ", ".join(sorted({*_HYPERPARAMETERS, *_ONLY_PICKLED}))
+        expected = ", ".join(sorted({*HYPERPARAMETERS, *_ONLY_PICKLED}))
         raise TypeError(f"load() takes no {', '.join(sorted(unknown))}; expected hyperparameters of DQN: {expected}")
     rate = data.get("learning_rate")
     if isinstance(rate, dict):  # a constant schedule, as RL Zoo makes them

@@ -3,6 +3,7 @@
 import ast
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -71,7 +72,9 @@ def space_from_json(record: Any) -> gym.Space:
         return spaces.MultiBinary(_shape(n) if isinstance(n, list) else _count(n))
     if kind == "Dict":
         parts = record.get("spaces")
-        if not isinstance(parts, dict) or not all(isinstance(part, dict) and part.get("type") != "Dict" for part in parts.values()):
+        if not isinstance(parts, dict) or not all(
+            isinstance(part, dict) and part.get("type") != "Dict" for part in parts.values()
+        ):
             raise ValueError("a Dict space holds spaces that are no Dicts")
         return spaces.Dict({str(name): space_from_json(part) for name, part in parts.items()})
     raise ValueError(f"a space of type {str(kind)[:50]!r}: expected Box, Discrete, MultiDiscrete, MultiBinary or Dict")
@@ -148,7 +151,7 @@ def _dict_from_text(text: Any) -> spaces.Dict:
 
 
 # As they print themselves
-_PARTS = {
+_PARTS: dict[str, Callable[..., gym.Space]] = {
     "Box": lambda low, high, shape, dtype: _box(list(shape), dtype, low, high),
     "Discrete": lambda n: spaces.Discrete(_count(n)),
     "MultiBinary": lambda n: spaces.MultiBinary(_count(n)),
@@ -184,7 +187,7 @@ def _box(shape: Any, dtype: Any, low: Any, high: Any) -> spaces.Box:
             limits: Any = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
             array = np.clip(array, *limits)
         bounds.append(array.astype(dtype))
-    return spaces.Box(*bounds, shape=shape, dtype=dtype.type)
+    return spaces.Box(bounds[0], bounds[1], shape=shape, dtype=dtype.type)
 
 
 def _list(value: Any) -> list[Any]:

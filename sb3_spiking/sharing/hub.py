@@ -1,0 +1,303 @@
+"""Agents on the Hugging Face Hub: pushed so that plain SB3, RL Zoo and we can load them, loaded without unpickling."""
+
+import contextlib
+import io
+import json
+import shutil
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from huggingface_hub import HfApi, ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.repocard import metadata_eval_result
+from huggingface_sb3.naming_schemes import EnvironmentName, ModelName
+from stable_baselines3 import DQN
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecVideoRecorder
+
+from sb3_spiking.errors import AgentError
+from sb3_spiking.policies import SpikingPolicy
+from sb3_spiking.sharing.archive import CONFIG, OPTIMIZER, WEIGHTS, parse_json
+from sb3_spiking.sharing.loading import load
+from sb3_spiking.sharing.saving import save
+
+_ATARI = {"env_wrapper": ["stable_baselines3.common.atari_wrappers.AtariWrapper"], "frame_stack": 4}
+
+
+def load_from_hub(
+    repo_id: str,
+    env: GymEnv | None = None,
+    *,
+    filename: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    device: str = "auto",
+    **hyperparameters: Any,
+) -> DQN:
+    """
+    Load a DQN agent from the Hub. Nothing in it is executed. Files that were downloaded before are taken from
+    ``huggingface_hub``'s cache, which also serves without a network.
+
+    :param repo_id: such as ``"org/dqn-BreakoutNoFrameskip-v4"``
+    :param env: to go on learning in
+    :param filename: of a zip in the repository; None takes our ``config.json`` and safetensors, or else RL Zoo's zip, which
+        has the name of the repository
+    :param revision: branch, tag or commit
+    :param token: for private repositories; None takes the one that ``hf auth login`` left
+    :param cache_dir: in place of huggingface_hub's
+    :param local_files_only: take what is in the cache
+    :param device: PyTorch device
+    :param hyperparameters: of DQN, as in :func:`sb3_spiking.load`
+    :return: the agent
+    :raises AgentError: if there is no such agent, it cannot be reached, or is not what it should be
+    """
+    common: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+
+    def download(name: str, commit: str | None = revision) -> Path:
+        return Path(hf_hub_download(repo_id, name, revision=commit, library_name="sb3_spiking", **common))
+
+    try:
+        if filename is None:
+            try:
+                config = download(CONFIG)
+            except EntryNotFoundError:
+                filename = f"{repo_id.rsplit('/', 1)[-1]}.zip"
+            else:
+                # All files of the same commit, which names the folder in the cache
+                commit = config.parent.name
+                download(WEIGHTS, commit)
+                if env is not None:
+                    with contextlib.suppress(EntryNotFoundError):
+                        download(OPTIMIZER, commit)
+                parse_json(config.read_bytes(), f"{repo_id}: {CONFIG}")
+                return load(config.parent, env, device, **hyperparameters)
+        return load(download(filename), env, device, **hyperparameters)
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+        raise AgentError(f"{repo_id}: it is not in the cache, and the Hub cannot be reached: {_one_line(error)}") from error
+    except GatedRepoError as error:
+        raise AgentError(f"{repo_id}: access must be asked for on its page: {_one_line(error)}") from error
+    except RepositoryNotFoundError as error:
+        raise AgentError(f"{repo_id}: no such repository, or a private one that needs a token: {_one_line(error)}") from error
+    except RevisionNotFoundError as error:
+        raise AgentError(f"{repo_id}: there is no revision {revision!r}: {_one_line(error)}") from error
+    except EntryNotFoundError as error:
+        raise AgentError(f"{repo_id}: no agent, there is no {filename or WEIGHTS} in it: {_one_line(error)}") from error
+    except HFValidationError as error:
+        raise AgentError(f"{repo_id!r} names no repository, expected 'organization/name': {_one_line(error)}") from error
+    except (HfHubHTTPError, OSError, RuntimeError) as error:
+        raise AgentError(f"{repo_id}: the Hub did not deliver: {_one_line(error)}") from error
+
+
+def push_to_hub(
+    model: DQN,
+    repo_id: str,
+    env_id: str,
+    *,
+    hyperparams: dict[str, Any] | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    n_eval_episodes: int = 10,
+    video_length: int = 1000,
+    private: bool = False,
+    token: str | bool | None = None,
+    commit_message: str = "A spiking agent",
+    logs: str | Path | None = None,
+) -> str:
+    """
+    Share an agent on the Hub: the zip for SB3 and RL Zoo, ``config.json`` and safetensors for loading without pickles, its
+    evaluation, a video and a model card.
+
+    :param model: spiking or ReLU DQN
+    :param repo_id: such as ``"org/dqn-BreakoutNoFrameskip-v4"``, RL Zoo's name; made if it is not there
+    :param env_id: id of the Gymnasium environment
+    :param hyperparams: of RL Zoo, of which ``env_wrapper`` and ``frame_stack`` make the environment; None stands for those
+        of Atari games in Atari games, and for none elsewhere
+    :param env_kwargs: arguments of the environment
+    :param n_eval_episodes: episodes of the evaluation, by RL Zoo's protocol
+    :param video_length: steps of the video, 0 for none
+    :param private: make a private repository
+    :param token: None takes the one that ``hf auth login`` left
+    :param commit_message: of the commit
+    :param logs: RL Zoo's folder of the run, whose evaluations and monitor files are added
+    :return: address of the repository
+    :raises AgentError: if it cannot be reached or does not take the agent
+    """
+    # Evaluation pulls in RL Zoo, plots and tables, which loading does without
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    from sb3_spiking.evaluate import evaluate, summarise
+    from sb3_spiking.evaluation.agents import Agent
+    from sb3_spiking.evaluation.episodes import PROTOCOLS, Protocol
+
+    if hyperparams is None:
+        hyperparams = dict(_ATARI) if ExperimentManager.is_atari(env_id) else {}
+    name = EnvironmentName(env_id)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "agent"
+        save(model, folder, env_id=env_id)
+        archive = folder / ModelName("dqn", name).filename
+        model.save(archive)
+        environment = {key: hyperparams[key] for key in ("env_wrapper", "frame_stack") if hyperparams.get(key)}
+        agent = Agent(
+            "agent", "dqn", env_id, model, archive, {"normalize": False, **environment}, scratch, dict(env_kwargs or {})
+        )
+        protocol = Protocol("zoo", n_eval_episodes, None, None, PROTOCOLS["zoo"].whole_games)
+        episodes = evaluate([agent], protocol, Path(scratch) / "evaluation", seeds=[0], energy="45nm-float32")
+        summary, layers = summarise([agent], episodes, {}, {})
+        results = {key: _plain(value) for key, value in summary.iloc[0].items() if key not in ("env", "agent")}
+        scores = {"mean_reward": results["score"], "std_reward": float(np.std(episodes["score"])), "is_deterministic": True}
+        scores |= {"n_eval_episodes": n_eval_episodes, "protocol": "RL Zoo's", "epsilon": float(episodes["epsilon"].iloc[0])}
+        (folder / "results.json").write_text(json.dumps({**scores, "evaluation": results}, indent=1))
+        _write_zoo_files(folder, hyperparams, dict(env_kwargs or {}), None if logs is None else Path(logs))
+        if video_length:
+            _record(agent, folder / "replay.mp4", video_length)
+        card = _card(model, repo_id, env_id, environment, scores, results, layers)
+        card.save(folder / "README.md")
+        api = HfApi(token=token, library_name="sb3_spiking")
+        try:
+            url = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
+        except HFValidationError as error:
+            raise AgentError(f"{repo_id!r} names no repository, expected 'organization/name': {_one_line(error)}") from error
+        except (HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
+            raise AgentError(f"{repo_id}: the Hub did not take the agent: {_one_line(error)}") from error
+    return str(url)
+
+
+def _plain(value: Any) -> Any:
+    number = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(number, float) and not np.isfinite(number) else number
+
+
+def _write_zoo_files(folder: Path, hyperparams: dict[str, Any], env_kwargs: dict[str, Any], logs: Path | None) -> None:
+    """What ``rl_zoo3.load_from_hub`` expects beside the zip."""
+    (folder / "config.yml").write_text(yaml.safe_dump({"normalize": False, **hyperparams}, sort_keys=False))
+    (folder / "args.yml").write_text(yaml.safe_dump({"env_kwargs": env_kwargs}))
+    (folder / "env_kwargs.yml").write_text(yaml.safe_dump(env_kwargs))
+    with zipfile.ZipFile(folder / "train_eval_metrics.zip", "w") as archive:
+        for file in [] if logs is None else sorted([*logs.glob("evaluations.npz"), *logs.glob("*.monitor.csv")]):
+            archive.write(file, arcname=file.name)
+
+
+def _record(agent: Any, file: Path, length: int) -> None:
+    """A video of the agent, if there is what it takes to make one."""
+    env = None
+    try:
+        recorded = type(agent)(**{**vars(agent), "env_kwargs": {**agent.env_kwargs, "render_mode": "rgb_array"}})
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            env = VecVideoRecorder(
+                recorded.make_env(1),
+                str(file.parent / "videos"),
+                record_video_trigger=lambda step: step == 0,
+                video_length=length,
+            )
+            observation: Any = env.reset()
+            for _ in range(length):
+                actions, _ = agent.model.predict(observation, deterministic=not agent.is_stochastic)
+                observation, *_ = env.step(actions)
+            env.close()
+        (video,) = (file.parent / "videos").glob("*.mp4")
+        video.replace(file)
+    except Exception as error:  # rendering, moviepy or ffmpeg: an agent can be shared without a video
+        warnings.warn(f"no video of {agent.env_id}: {type(error).__name__}: {_one_line(error)}", stacklevel=3)
+    finally:
+        shutil.rmtree(file.parent / "videos", ignore_errors=True)
+
+
+def _card(
+    model: DQN,
+    repo_id: str,
+    env_id: str,
+    environment: dict[str, Any],
+    scores: dict[str, Any],
+    results: dict[str, Any],
+    layers: Any,
+) -> ModelCard:
+    policy: Any = model.policy
+    spiking = isinstance(policy, SpikingPolicy)
+    kind = "spiking DQN" if spiking else "DQN"
+    data = ModelCardData(
+        library_name="stable-baselines3",
+        license="mit",
+        tags=[
+            *(env_id, "deep-reinforcement-learning", "reinforcement-learning", "stable-baselines3"),
+            *(("spiking-neural-network", "snntorch", "sb3-spiking") if spiking else ()),
+        ],
+        **metadata_eval_result(
+            model_pretty_name="DQN",
+            task_pretty_name="reinforcement-learning",
+            task_id="reinforcement-learning",
+            metrics_pretty_name="mean_reward",
+            metrics_id="mean_reward",
+            metrics_value=f"{scores['mean_reward']:.2f} +/- {scores['std_reward']:.2f}",
+            dataset_pretty_name=env_id,
+            dataset_id=env_id,
+        ),
+    )
+    text = f"""# A {kind} that plays {env_id}
+
+Trained with [Stable-Baselines3](https://github.com/DLR-RM/stable-baselines3)\
+{" and sb3_spiking: its network passes on spikes, and was trained directly with surrogate gradients" if spiking else ""}.
+
+| | |
+|---|---|
+| score | {scores["mean_reward"]:.2f} +/- {scores["std_reward"]:.2f} ({scores["n_eval_episodes"]} episodes) |
+| training steps | {model.num_timesteps:,} |
+| energy of a decision | {results["nanojoules"]:.1f} nJ (counted operations, 45 nm, 32-bit floats: Horowitz, ISSCC 2014) |
+"""
+    if spiking:
+        text += f"| firing rate | {results['firing_rate']:.2f}%, {results['spikes']:.0f} spikes a decision |\n"
+        rows = layers.dropna(subset="firing_rate")
+        text += "".join(f"| firing rate of {row.layer} | {row.firing_rate:.2f}% |\n" for row in rows.itertuples())
+    text += f"""
+## Use it
+
+```python
+{_snippet(repo_id, env_id, environment)}
+```
+
+This runs nothing that is in the files. `dqn-{EnvironmentName(env_id)}.zip` is for SB3's own `DQN.load`, which unpickles: only
+from people you trust.
+"""
+    if spiking:
+        settings = json.loads(json.dumps(policy.settings.as_dict()))
+        text += f"\n## Spiking settings\n\n```yaml\n{yaml.safe_dump(settings, sort_keys=False)}```\n"
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+
+
+def _snippet(repo_id: str, env_id: str, environment: dict[str, Any]) -> str:
+    imports = ["import sb3_spiking"]
+    if env_id.startswith("MinAtar/"):
+        imports.append("import sb3_spiking.minatar")
+    atari = environment.get("env_wrapper") == _ATARI["env_wrapper"]
+    imports.append(f"from stable_baselines3.common.env_util import {'make_atari_env' if atari else 'make_vec_env'}")
+    imports.append("from stable_baselines3.common.evaluation import evaluate_policy")
+    if atari:
+        imports.insert(0, "import ale_py")
+    lines = [f'env = {"make_atari_env" if atari else "make_vec_env"}("{env_id}", n_envs=1)']
+    if environment.get("frame_stack"):
+        imports.append("from stable_baselines3.common.vec_env import VecFrameStack")
+        lines.append(f"env = VecFrameStack(env, {environment['frame_stack']})")
+    lines.append(f'model = sb3_spiking.load_from_hub("{repo_id}")')
+    lines.append("print(evaluate_policy(model, env, n_eval_episodes=5))")
+    return "\n".join([*imports, "", *lines])
+
+
+def _one_line(error: BaseException) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]

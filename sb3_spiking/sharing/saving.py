@@ -1,0 +1,94 @@
+"""An agent as a folder of JSON and safetensors, which anybody can read and nothing in which can run."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch as th
+from safetensors.torch import save_file
+from stable_baselines3 import DQN
+from stable_baselines3.common.type_aliases import TrainFreq
+
+from sb3_spiking.policies import SpikingPolicy
+from sb3_spiking.sharing.archive import CONFIG, OPTIMIZER, WEIGHTS, flattened
+from sb3_spiking.sharing.loading import COUNTERS, HYPERPARAMETERS
+from sb3_spiking.sharing.spaces import space_to_json
+
+FORMAT = 1
+
+
+def save(model: DQN, folder: str | Path, **about: Any) -> Path:
+    """
+    Write an agent, whole or not at all: ``config.json`` with its network, settings, spaces and hyperparameters,
+    ``model.safetensors`` with its weights and ``optimizer.safetensors`` with the optimizer's state. :func:`sb3_spiking.load`
+    reads it.
+
+    :param model: spiking or ReLU
+    :param folder: that does not exist yet, or holds an agent that is to be replaced
+    :param about: more to say in ``config.json``, numbers, strings, lists and dicts
+    :return: the folder
+    :raises ValueError: for an agent that is no DQN, or has what JSON cannot hold
+    :raises FileExistsError: if there is something else of this name
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / CONFIG).is_file():
+        raise FileExistsError(f"{folder} is there and holds no agent: expected a new folder")
+    text = json.dumps({**config(model), **about}, indent=1)
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        (draft / CONFIG).write_text(text)
+        tensors = {name: value for name, value in model.policy.state_dict().items() if isinstance(value, th.Tensor)}
+        save_file({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}, draft / WEIGHTS)
+        state = flattened(model.policy.optimizer.state_dict())
+        if state:
+            save_file({name: tensor.cpu() for name, tensor in state.items()}, draft / OPTIMIZER)
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        draft.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def config(model: DQN) -> dict[str, Any]:
+    """
+    :param model: an agent
+    :return: what ``config.json`` says of it
+    :raises ValueError: for an agent that is no DQN, or has what JSON cannot hold
+    """
+    if not isinstance(model, DQN):
+        raise ValueError(f"an agent of {type(model).__name__}: expected a DQN")
+    policy = model.policy
+    frequency: Any = model.train_freq
+    if isinstance(frequency, TrainFreq):
+        frequency = [frequency.frequency, frequency.unit.value]
+    numbers = {name: getattr(model, name) for name in (*HYPERPARAMETERS, *COUNTERS) if hasattr(model, name)}
+    rate = model.learning_rate
+    return {
+        "format": FORMAT,
+        "algorithm": "DQN",
+        "policy_class": f"{type(policy).__module__}.{type(policy).__qualname__}",
+        "policy_kwargs": {name: _written(name, value) for name, value in model.policy_kwargs.items()},
+        "settings": policy.settings.as_dict() if isinstance(policy, SpikingPolicy) else None,
+        "observation_space": space_to_json(model.observation_space),
+        "action_space": space_to_json(model.action_space),
+        "learning_rate": float(rate) if isinstance(rate, (int, float)) else getattr(rate, "val", None),
+        "train_freq": frequency,
+        **{name: "inf" if value == float("inf") else value for name, value in numbers.items()},
+    }
+
+
+def _written(name: str, value: Any) -> Any:
+    if isinstance(value, type):
+        return f"<class '{value.__module__}.{value.__qualname__}'>"
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"policy_kwargs['{name}']={value!r}: expected numbers, strings, lists, dicts or a class") from error
+    return value
