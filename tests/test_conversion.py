@@ -259,7 +259,7 @@ def test_the_command_goes_on_where_it_stopped_and_leaves_an_ordinary_agent(relu_
         ("-f relu --curve 500", "--curve 500: expected from 1 to less than --num-steps"),
         ("-f relu -o relu", "the new agent would take the old one's place"),
         ("-f relu -o taken", "holds an agent that is not a converted one"),
-        ("-f damaged", "does not load as an agent of dqn"),
+        ("-f damaged", "damaged, or no agent of SB3"),
     ],
 )
 def test_wrong_input_gets_one_line(fails, arguments, message):

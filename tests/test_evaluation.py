@@ -313,7 +313,7 @@ def test_robustness_command_survives_a_kill(relu_run):
     ("module", "arguments", "message"),
     [
         ("evaluate", "-f nowhere", "There is no such folder."),
-        ("evaluate", "-f damaged", "does not load as an agent of dqn"),
+        ("evaluate", "-f damaged", "damaged, or no agent of SB3"),
         ("evaluate", "-f relu --algo nonsense", "--algo nonsense: expected one of"),
         ("evaluate", "-f relu --relative-to other", "--relative-to other: expected one of the folders"),
         ("evaluate", "-f relu --epsilon 2", "--epsilon 2.0: expected 0 to 1"),

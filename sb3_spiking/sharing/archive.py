@@ -130,7 +130,7 @@ def _read_zip(path: Path) -> AgentRecord:
                 raise AgentError(f"{path}: a zip with too many files, or two of one name")
             missing = [name for name in (_DATA, _POLICY) if name not in names]
             if missing:
-                raise AgentError(f"{path}: no agent of SB3, there is no {' and no '.join(missing)} in the zip")
+                raise AgentError(f"{path}: damaged, or no agent of SB3: there is no {' and no '.join(missing)} in the zip")
             data = parse_json(_member(archive, _DATA, MAX_JSON, path), f"{path}: data")
             parameters = _tensors(_member(archive, _POLICY, MAX_TENSORS, path), f"{path}: {_POLICY}")
             optimizer = None
