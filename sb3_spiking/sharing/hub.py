@@ -16,7 +16,6 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
@@ -88,20 +87,22 @@ def load_from_hub(
                 parse_json(config.read_bytes(), f"{repo_id}: {CONFIG}")
                 return load(config.parent, env, device, **hyperparameters)
         return load(download(filename), env, device, **hyperparameters)
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
-        raise AgentError(f"{repo_id}: it is not in the cache, and the Hub cannot be reached: {_one_line(error)}") from error
-    except GatedRepoError as error:
-        raise AgentError(f"{repo_id}: access must be asked for on its page: {_one_line(error)}") from error
-    except RepositoryNotFoundError as error:
-        raise AgentError(f"{repo_id}: no such repository, or a private one that needs a token: {_one_line(error)}") from error
-    except RevisionNotFoundError as error:
-        raise AgentError(f"{repo_id}: there is no revision {revision!r}: {_one_line(error)}") from error
-    except EntryNotFoundError as error:
-        raise AgentError(f"{repo_id}: no agent, there is no {filename or WEIGHTS} in it: {_one_line(error)}") from error
-    except HFValidationError as error:
-        raise AgentError(f"{repo_id!r} names no repository, expected 'organization/name': {_one_line(error)}") from error
-    except (HfHubHTTPError, OSError, RuntimeError) as error:
-        raise AgentError(f"{repo_id}: the Hub did not deliver: {_one_line(error)}") from error
+    except AgentError:
+        raise
+    except Exception as error:  # what the connection's library raises differs between versions of huggingface_hub
+        raise AgentError(f"{repo_id}: {_reason(error, filename or WEIGHTS, revision)}: {_one_line(error)}") from error
+
+
+def _reason(error: Exception, filename: str, revision: str | None) -> str:
+    reasons: tuple[tuple[Any, str], ...] = (
+        ((OfflineModeIsEnabled, LocalEntryNotFoundError), "it is not in the cache, and the Hub cannot be reached"),
+        (GatedRepoError, "access must be asked for on its page"),
+        (RepositoryNotFoundError, "no such repository, or a private one that needs a token"),
+        (RevisionNotFoundError, f"there is no revision {revision!r}"),
+        (EntryNotFoundError, f"no agent, there is no {filename} in it"),
+        (HFValidationError, "that names no repository, expected 'organization/name'"),
+    )
+    return next((reason for kind, reason in reasons if isinstance(error, kind)), "the Hub did not answer as it should")
 
 
 def push_to_hub(
@@ -172,10 +173,9 @@ def push_to_hub(
         try:
             url = api.create_repo(repo_id, private=private, exist_ok=True)
             api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
-        except HFValidationError as error:
-            raise AgentError(f"{repo_id!r} names no repository, expected 'organization/name': {_one_line(error)}") from error
-        except (HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
-            raise AgentError(f"{repo_id}: the Hub did not take the agent: {_one_line(error)}") from error
+        except Exception as error:
+            reason = _reason(error, "", None)
+            raise AgentError(f"{repo_id}: the agent was not pushed, {reason}: {_one_line(error)}") from error
     return str(url)
 
 

@@ -1,0 +1,216 @@
+"""Sharing on the Hub, with the real client and a server on the loopback."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import yaml
+from hub_server import HubServer
+from huggingface_hub import ModelCard
+from stable_baselines3 import DQN
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+
+import sb3_spiking
+from sb3_spiking import AgentError
+
+REPOSITORY = "org/dqn-CartPole-v1"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub, and a cache of its own."""
+    server = HubServer()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between tries
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def agent():
+    kwargs = {"net_arch": [16], "num_steps": 4}
+    settings = {"learning_starts": 50, "buffer_size": 1000, "train_freq": 8}
+    return DQN("SpikingPolicy", make_vec_env("CartPole-v1", seed=0), policy_kwargs=kwargs, **settings, seed=0).learn(300)
+
+
+def push(agent, **kwargs):
+    settings = {"n_eval_episodes": 2, "video_length": 0, **kwargs}
+    return sb3_spiking.push_to_hub(agent, REPOSITORY, "CartPole-v1", **settings)
+
+
+def score(model):
+    return evaluate_policy(model, make_vec_env("CartPole-v1", seed=5), n_eval_episodes=3)[0]
+
+
+def test_pushed_and_loaded_elsewhere(hub, agent):
+    assert push(agent) == f"{hub.url}/{REPOSITORY}"
+    files = hub.repositories[REPOSITORY][-1]
+    assert set(files) == {
+        ".gitattributes",
+        *("dqn-CartPole-v1.zip", "config.json", "model.safetensors", "optimizer.safetensors", "results.json", "README.md"),
+        *("config.yml", "args.yml", "env_kwargs.yml", "train_eval_metrics.zip"),
+    }
+    model = sb3_spiking.load_from_hub(REPOSITORY)
+    assert model.policy.settings == agent.policy.settings
+    assert score(model) == score(agent)
+    assert not any(request.endswith(".zip") for request in hub.requests)
+    assert not any("optimizer" in request for request in hub.requests)
+    results = json.loads(files["results.json"])
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.library_name == "stable-baselines3"
+    assert {"CartPole-v1", "spiking-neural-network", "reinforcement-learning"} <= set(card.data.tags)
+    assert card.data.eval_results[0].metric_value == f"{results['mean_reward']:.2f} +/- {results['std_reward']:.2f}"
+    assert f"{results['evaluation']['nanojoules']:.1f} nJ" in card.text
+    settings = yaml.safe_load(card.text.split("```yaml")[1].split("```")[0])
+    assert sb3_spiking.SpikingSettings.resolve(**settings) == agent.policy.settings
+
+
+def test_the_usage_in_the_card_works_when_pasted(hub, agent, tmp_path):
+    push(agent)
+    snippet = hub.repositories[REPOSITORY][-1]["README.md"].decode().split("```python")[1].split("```")[0]
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+    environment["PYTHONPATH"] = str(Path(sb3_spiking.__file__).parents[1])
+    result = subprocess.run([sys.executable, "-c", snippet], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    mean, _ = eval(result.stdout.strip().splitlines()[-1], {"np": np})
+    assert mean >= 5
+
+
+def test_goes_on_learning(hub, agent):
+    push(agent)
+    model = sb3_spiking.load_from_hub(REPOSITORY, env=make_vec_env("CartPole-v1"), learning_starts=10)
+    assert model.num_timesteps == agent.num_timesteps
+    assert (model.train_freq.frequency, model.learning_starts) == (8, 10)
+    state = model.policy.optimizer.state_dict()["state"]
+    expected = agent.policy.optimizer.state_dict()["state"]
+    assert all((state[number]["exp_avg"] == expected[number]["exp_avg"]).all() for number in expected)
+    model.learn(100, reset_num_timesteps=False)
+    assert model.num_timesteps >= agent.num_timesteps + 100
+
+
+def test_what_rl_zoo_pushed(hub, agent, tmp_path):
+    agent.save(tmp_path / "dqn-CartPole-v1.zip")
+    hub.repositories[REPOSITORY] = [{"dqn-CartPole-v1.zip": (tmp_path / "dqn-CartPole-v1.zip").read_bytes()}]
+    assert score(sb3_spiking.load_from_hub(REPOSITORY)) == score(agent)
+    assert score(sb3_spiking.load_from_hub(REPOSITORY, filename="dqn-CartPole-v1.zip")) == score(agent)
+    with pytest.raises(AgentError, match=r"there is no other\.zip in it"):
+        sb3_spiking.load_from_hub(REPOSITORY, filename="other.zip")
+
+
+def test_revisions(hub, agent):
+    push(agent)
+    other = DQN("SpikingPolicy", "CartPole-v1", policy_kwargs={"net_arch": [8], "num_steps": 2}, buffer_size=1)
+    push(other)
+    assert sb3_spiking.load_from_hub(REPOSITORY).policy.settings.num_steps == 2
+    first = hub.sha(REPOSITORY, 1)
+    assert sb3_spiking.load_from_hub(REPOSITORY, revision=first).policy.settings.num_steps == 4
+    with pytest.raises(AgentError, match="there is no revision 'v9'"):
+        sb3_spiking.load_from_hub(REPOSITORY, revision="v9")
+
+
+def test_private(hub, agent, tmp_path):
+    push(agent, private=True)
+    assert hub.private == {REPOSITORY}
+    assert score(sb3_spiking.load_from_hub(REPOSITORY, token="secret")) == score(agent)
+    with pytest.raises(AgentError, match="no such repository, or a private one that needs a token"):
+        sb3_spiking.load_from_hub(REPOSITORY, token=False, cache_dir=tmp_path / "other")
+
+
+def test_the_cache_serves_without_a_network(hub, agent):
+    push(agent)
+    sb3_spiking.load_from_hub(REPOSITORY)
+    hub.close()
+    huggingface_hub.close_session()  # with the connection that is still open
+    assert score(sb3_spiking.load_from_hub(REPOSITORY)) == score(agent)
+    assert score(sb3_spiking.load_from_hub(REPOSITORY, local_files_only=True)) == score(agent)
+    with pytest.raises(AgentError, match="it is not in the cache, and the Hub cannot be reached"):
+        sb3_spiking.load_from_hub("org/dqn-Other-v1")
+
+
+def test_missing_and_damaged(hub, agent):
+    with pytest.raises(AgentError, match="no such repository"):
+        sb3_spiking.load_from_hub("org/dqn-Nothing-v1")
+    with pytest.raises(AgentError, match="that names no repository, expected 'organization/name'"):
+        sb3_spiking.load_from_hub("a/b/c")
+    hub.repositories["org/text"] = [{"README.md": b"no agent"}]
+    with pytest.raises(AgentError, match=r"no agent, there is no text\.zip in it"):
+        sb3_spiking.load_from_hub("org/text")
+    push(agent)
+    files = hub.repositories[REPOSITORY][-1]
+    hub.repositories["org/half"] = [{**files, "model.safetensors": files["model.safetensors"][:100]}]
+    with pytest.raises(AgentError, match="damaged safetensors"):
+        sb3_spiking.load_from_hub("org/half")
+    hub.repositories["org/without"] = [{"config.json": files["config.json"]}]
+    with pytest.raises(AgentError, match=r"no agent, there is no model\.safetensors"):
+        sb3_spiking.load_from_hub("org/without")
+
+
+def test_a_connection_that_is_cut(hub, agent):
+    push(agent)
+    hub.cut = 20
+    with pytest.raises(AgentError, match="the Hub did not answer as it should"):
+        sb3_spiking.load_from_hub(REPOSITORY)
+    hub.cut = None
+    assert score(sb3_spiking.load_from_hub(REPOSITORY)) == score(agent)
+
+
+def test_pushing_that_fails(hub, agent, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(AgentError, match=r"the agent was not pushed, the Hub did not answer as it should: .*Unauthorized"):
+        push(agent, token=False)
+    with pytest.raises(AgentError, match="the agent was not pushed, that names no repository"):
+        sb3_spiking.push_to_hub(agent, "a/b/c", "CartPole-v1", n_eval_episodes=1, video_length=0)
+
+
+def test_a_video(hub, agent):
+    pytest.importorskip("pygame")
+    push(agent, video_length=20)
+    video = hub.repositories[REPOSITORY][-1]["replay.mp4"]
+    assert video[4:8] == b"ftyp"
+
+
+def run(module, arguments, folder, hub, **environment):
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "home"), "HF_TOKEN": "secret", **environment}
+    environment["PYTHONPATH"] = str(Path(sb3_spiking.__file__).parents[1])
+    command = [sys.executable, "-m", module, *arguments.split()]
+    result = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize(
+    ("env", "settings"),
+    [
+        ("CartPole-v1", "learning_starts:50 policy_kwargs:dict(net_arch=[16],num_steps=4)"),
+        (
+            "PongNoFrameskip-v4",
+            "buffer_size:100 learning_starts:50 policy_kwargs:dict(conv_layers=[(2,8,8)],features_dim=8,num_steps=2)",
+        ),
+    ],
+)
+def test_rl_zoos_own_commands(hub, tmp_path, env, settings):
+    run("rl_zoo3.train", f"--algo dqn --env {env} -n 100 -f sb3_spiking -params {settings}", tmp_path, hub)
+    trained = DQN.load(tmp_path / f"sb3_spiking/dqn/{env}_1/{env}.zip", buffer_size=1)
+    if env == "PongNoFrameskip-v4":  # evaluating and pushing by RL Zoo takes ten whole games
+        sb3_spiking.push_to_hub(trained, f"org/dqn-{env}", env, n_eval_episodes=1, video_length=0)
+    else:
+        options = f"--algo dqn --env {env} -f sb3_spiking -orga org --no-render"
+        assert "repaired" in run("sb3_spiking.rl_zoo", f"push_to_hub {options}", tmp_path, hub)
+    options = f"--algo dqn --env {env} -f elsewhere -orga org"
+    run("sb3_spiking.rl_zoo", f"load_from_hub {options}", tmp_path, hub, TRUST_REMOTE_CODE="True")
+    run("rl_zoo3.enjoy", f"--algo dqn --env {env} -f elsewhere --no-render -n 20", tmp_path, hub)
+    loaded = sb3_spiking.load_from_hub(f"org/dqn-{env}")
+    assert all(
+        (ours == theirs).all() for ours, theirs in zip(loaded.policy.parameters(), trained.policy.parameters(), strict=True)
+    )
