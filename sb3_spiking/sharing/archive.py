@@ -7,7 +7,7 @@ PyTorch reads in its mode for weights alone. Our folder holds JSON and safetenso
 
 import io
 import json
-import math
+import pickle
 import zipfile
 import zlib
 from pathlib import Path
@@ -162,8 +162,10 @@ def _tensors(content: bytes, source: str) -> dict[str, Any]:
         state = th.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except AgentError:
         raise
+    except pickle.UnpicklingError as error:
+        raise AgentError(f"{source}: more than weights, PyTorch refuses to read it") from error
     except Exception as error:  # PyTorch's reader fails in many ways
-        raise AgentError(f"{source}: not weights alone, or damaged: {_one_line(error)}") from error
+        raise AgentError(f"{source}: damaged: {_one_line(error)}") from error
     if not isinstance(state, dict):
         raise AgentError(f"{source}: expected named tensors, not {type(state).__name__}")
     return dict(state)
@@ -171,11 +173,3 @@ def _tensors(content: bytes, source: str) -> dict[str, Any]:
 
 def _one_line(error: Exception) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:200]
-
-
-def check_finite(name: str, tensor: th.Tensor, source: str) -> None:
-    """
-    :raises AgentError: for a tensor with infinite or undefined numbers
-    """
-    if tensor.is_floating_point() and not math.isfinite(tensor.abs().max().item() if tensor.numel() else 0.0):
-        raise AgentError(f"{source}: {name} has numbers that are not finite")

@@ -22,7 +22,7 @@ from sb3_spiking.extractors import SpikingCombinedExtractor, SpikingMLP, Spiking
 from sb3_spiking.policies import SpikingPolicy
 from sb3_spiking.relu import ReluExtractor
 from sb3_spiking.settings import SpikingSettings
-from sb3_spiking.sharing.archive import AgentRecord, check_finite, read_agent
+from sb3_spiking.sharing.archive import AgentRecord, read_agent
 from sb3_spiking.sharing.spaces import space_from_json, space_from_sb3
 
 # Classes that policy_kwargs may name
@@ -121,8 +121,6 @@ def build(
     """
     try:
         return _build(algorithm, record, device, env, hyperparameters or {})
-    except AgentError:
-        raise
     except (
         ValueError,
         TypeError,
@@ -133,8 +131,8 @@ def build(
         OverflowError,
         MemoryError,
     ) as error:
-        reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
-        raise AgentError(f"{record.path}: no agent of {algorithm.__name__}: {reason}") from error
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:1000]
+        raise AgentError(f"{record.path}: no agent of {algorithm.__name__} that can be used: {reason}") from error
 
 
 def _build(
@@ -156,17 +154,17 @@ def _build(
     model = algorithm(policy=policy_class, env=None, device=device, _init_setup_model=False)  # type: ignore[call-arg]
     model.observation_space, model.action_space, model.n_envs = observation_space, action_space, 1
     model.policy_kwargs = policy_kwargs
-    _set_numbers(model, data, COUNTERS, record.path)
+    _set_numbers(model, data, COUNTERS)
     if env is None:
         # What only learning needs stays small
         for name, value in (("buffer_size", 1), ("n_steps", 1), ("learning_rate", 0.0)):
             if hasattr(model, name):
                 setattr(model, name, value)
     else:
-        _set_training(model, data, env, given, record.path)
+        _set_training(model, data, env, given)
 
     exploration_rate = getattr(model, "exploration_rate", None)
-    with _BoundedAllocations(4 * _numbers(record.parameters) + 10_000_000):
+    with _BoundedAllocations(record.parameters):
         model._setup_model()
     if exploration_rate is not None:
         model.exploration_rate = exploration_rate  # type: ignore[attr-defined]
@@ -184,13 +182,13 @@ def _policy_class(algorithm: type[BaseAlgorithm], written: Any) -> type:
         function = re.match(r"<function (\w+)\.__init__ at ", str(written.get("__init__")))
         name = f"{written.get('__module__')}.{function[1] if function else ''}"
     if name not in allowed:
-        raise AgentError(f"a policy {str(name)[:100]!r}; expected one of {', '.join(sorted(allowed))}")
+        raise ValueError(f"a policy {str(name)[:100]!r}; expected one of {', '.join(sorted(allowed))}")
     return allowed[name]
 
 
 def _policy_kwargs(written: Any) -> dict[str, Any]:
     if not isinstance(written, dict):
-        raise AgentError("policy_kwargs are no dict")
+        raise ValueError("policy_kwargs are no dict")
     # SB3 pickles a dict that holds a class, and writes its entries beside the pickle
     entries = {name: value for name, value in written.items() if name not in (":type:", ":serialized:")}
     return {name: _class(value) for name, value in entries.items()}
@@ -203,17 +201,17 @@ def _class(value: Any) -> Any:
     # PyTorch's classes have other names where they are exported
     name = written[1]
     if name not in _CLASSES:
-        raise AgentError(f"a class {name[:100]!r} in policy_kwargs; expected one of {', '.join(sorted(_CLASSES))}")
+        raise ValueError(f"a class {name[:100]!r} in policy_kwargs; expected one of {', '.join(sorted(_CLASSES))}")
     return _CLASSES[name]
 
 
 def _with_settings(policy_kwargs: dict[str, Any], written: Any) -> dict[str, Any]:
     """The settings of the network that was trained, in place of those that were given or defaults."""
     if not isinstance(written, dict) or not all(isinstance(name, str) for name in written):
-        raise AgentError("the settings of the spiking network are missing")
+        raise ValueError("the settings of the spiking network are missing")
     settings = SpikingSettings.resolve(**written)
     if settings.num_steps > MAX_NUM_STEPS:
-        raise AgentError(f"num_steps={settings.num_steps}: expected at most {MAX_NUM_STEPS}")
+        raise ValueError(f"num_steps={settings.num_steps}: expected at most {MAX_NUM_STEPS}")
     names = settings.as_dict()
     others = {name: value for name, value in policy_kwargs.items() if name not in names and name != "preset"}
     for extractor_kwargs in (others.get("features_extractor_kwargs"),):
@@ -224,24 +222,24 @@ def _with_settings(policy_kwargs: dict[str, Any], written: Any) -> dict[str, Any
     return {**others, **{name: value for name, value in names.items() if value is not None}}
 
 
-def _set_numbers(model: BaseAlgorithm, data: dict[str, Any], numbers: dict[str, _Number], path: Path) -> None:
+def _set_numbers(model: BaseAlgorithm, data: dict[str, Any], numbers: dict[str, _Number]) -> None:
     for name, number in numbers.items():
         if name in data and hasattr(model, name):
             value = math.inf if data[name] == "inf" else data[name]
             if not number.accepts(value):
                 expected = f"a number from {number.low} to {number.high}"
-                raise AgentError(f"{path}: {name}={str(data[name])[:50]}, expected {expected}")
+                raise ValueError(f"{name}={str(data[name])[:50]}, expected {expected}")
             setattr(model, name, value)
 
 
-def _set_training(model: BaseAlgorithm, data: dict[str, Any], env: GymEnv, given: dict[str, Any], path: Path) -> None:
+def _set_training(model: BaseAlgorithm, data: dict[str, Any], env: GymEnv, given: dict[str, Any]) -> None:
     """Environment and hyperparameters of an agent that is to go on learning."""
     if not isinstance(model, DQN):
-        raise AgentError(f"{path}: only DQN agents go on learning from here; expected env=None")
+        raise ValueError("only DQN agents go on learning from here; expected env=None")
     wrapped = DQN._wrap_env(env, monitor_wrapper=not isinstance(env, VecEnv))
     check_for_correct_spaces(wrapped, model.observation_space, model.action_space)
     model.env, model.n_envs = wrapped, wrapped.num_envs
-    _set_numbers(model, data, HYPERPARAMETERS, path)
+    _set_numbers(model, data, HYPERPARAMETERS)
     unknown = set(given) - set(HYPERPARAMETERS) - set(_ONLY_PICKLED)
     if unknown:
         expected = ", ".join(sorted({*HYPERPARAMETERS, *_ONLY_PICKLED}))
@@ -253,9 +251,9 @@ def _set_training(model: BaseAlgorithm, data: dict[str, Any], env: GymEnv, given
     for name in ("learning_rate", "train_freq"):
         value = given.get(name, written[name])
         if value is None:
-            raise AgentError(f"{path}: {name} is there as a pickle alone, give it: load(..., env=env, {name}=...)")
+            raise ValueError(f"{name} is there as a pickle alone, give it: load(..., env=env, {name}=...)")
         if name in written and name not in given and not _is_training_number(name, value):
-            raise AgentError(f"{path}: {name}={str(value)[:50]} is no {name}")
+            raise ValueError(f"{name}={str(value)[:50]} is no {name}")
         setattr(model, name, tuple(value) if isinstance(value, list) else value)
     for name, value in given.items():
         setattr(model, name, value)
@@ -274,23 +272,21 @@ def _is_training_number(name: str, value: Any) -> bool:
 
 
 class _BoundedAllocations(TorchDispatchMode):
-    """Refuses tensors of more numbers than an agent's files hold, before there is memory for them."""
+    """Refuses tensors that are many more, or much larger, than those in an agent's files, before there is memory for them."""
 
-    def __init__(self, numbers: int) -> None:
+    def __init__(self, parameters: dict[str, Any]) -> None:
         super().__init__()
-        self._left = numbers
+        self._numbers = 10_000_000 + 4 * sum(value.numel() for value in parameters.values() if isinstance(value, th.Tensor))
+        self._tensors = 1000 + 100 * len(parameters)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         shape = args[0] if args else None
         if isinstance(shape, (list, tuple)) and all(isinstance(size, int) for size in shape):
-            self._left -= math.prod(shape)
-            if self._left < 0:
-                raise AgentError(f"a network larger than its weights, with a tensor of shape {list(shape)}")
+            self._numbers -= math.prod(shape)
+            self._tensors -= 1
+            if min(self._numbers, self._tensors) < 0:
+                raise ValueError(f"a network larger than its weights, with a tensor of shape {list(shape)}")
         return func(*args, **(kwargs or {}))
-
-
-def _numbers(parameters: dict[str, Any]) -> int:
-    return sum(value.numel() for value in parameters.values() if isinstance(value, th.Tensor))
 
 
 def _checked(policy: nn.Module, record: AgentRecord) -> dict[str, Any]:
@@ -301,15 +297,15 @@ def _checked(policy: nn.Module, record: AgentRecord) -> dict[str, Any]:
     missing, unknown = set(expected) - set(own) - set(tensors), set(tensors) - set(expected)
     if missing or unknown:
         which = f"missing {sorted(missing)[:3]}, unknown {sorted(map(str, unknown))[:3]}"
-        raise AgentError(f"{record.path}: weights of another network: {which}")
+        raise ValueError(f"weights of another network: {which}")
     for name, tensor in tensors.items():
         like = expected[name]
         if not isinstance(tensor, th.Tensor) or tensor.layout is not th.strided or tensor.is_quantized:
-            raise AgentError(f"{record.path}: {name} is no plain tensor")
+            raise ValueError(f"{name} is no plain tensor")
         if tensor.shape != like.shape or tensor.dtype != like.dtype:
             ours, theirs = (f"{list(each.shape)} of {each.dtype}" for each in (like, tensor))
-            raise AgentError(f"{record.path}: {name} has {theirs}, expected {ours}")
-        check_finite(str(name), tensor, str(record.path))
+            raise ValueError(f"{name} has {theirs}, expected {ours}")
+        _check_finite(str(name), tensor)
     return {**tensors, **own}
 
 
@@ -318,13 +314,21 @@ def _load_optimizer(optimizer: th.optim.Optimizer, record: AgentRecord) -> None:
     state = record.optimizer.get("state")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if not isinstance(state, dict) or not set(state) <= set(range(len(parameters))):
-        raise AgentError(f"{record.path}: an optimizer of another network")
+        raise ValueError("an optimizer of another network")
     for number, entries in state.items():
         for name, tensor in entries.items() if isinstance(entries, dict) else [("", None)]:
             if not isinstance(tensor, th.Tensor) or tensor.numel() not in (1, parameters[number].numel()):
-                raise AgentError(f"{record.path}: an optimizer's state without a tensor for parameter {number}, {name}")
+                raise ValueError(f"an optimizer's state without a tensor for parameter {number}, {name}")
             if tensor.numel() > 1 and tensor.shape != parameters[number].shape:
-                raise AgentError(f"{record.path}: an optimizer's state of another shape, parameter {number}, {name}")
-            check_finite(f"the optimizer's {number}.{name}", tensor, str(record.path))
+                raise ValueError(f"an optimizer's state of another shape, parameter {number}, {name}")
+            _check_finite(f"the optimizer's {number}.{name}", tensor)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _check_finite(name: str, tensor: th.Tensor) -> None:
+    """
+    :raises ValueError: for a tensor with infinite or undefined numbers
+    """
+    if tensor.is_floating_point() and not math.isfinite(tensor.abs().max().item() if tensor.numel() else 0.0):
+        raise ValueError(f"{name} has numbers that are not finite")

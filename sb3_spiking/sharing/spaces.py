@@ -91,7 +91,7 @@ def space_from_sb3(record: Any) -> gym.Space:
     """
     if not isinstance(record, dict) or not isinstance(record.get(":type:"), str):
         raise ValueError("there is no space")
-    kind = record[":type:"].rsplit(".", 1)[-1].rstrip("'>")
+    kind = record[":type:"].rpartition(".")[2].removesuffix("'>")
     if kind == "Box":
         shape = _shape(record.get("_shape"))
         dtype = _dtype(record.get("dtype"))

@@ -1,0 +1,246 @@
+"""Nothing that is in an agent's files runs, and what is wrong gets one kind of error."""
+
+import contextlib
+import io
+import json
+import random
+import resource
+import shutil
+from pathlib import Path
+
+import hostile
+import pytest
+import torch as th
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.env_util import make_vec_env
+
+import sb3_spiking
+from sb3_spiking import AgentError
+from sb3_spiking.evaluation.agents import load_agent
+from sb3_spiking.sharing.zoo_files import read_environment
+
+#: Memory that a refusal may take, bytes
+MEMORY = 600 * 2**20
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("agent")
+    kwargs = {"net_arch": [16], "num_steps": 3}
+    model = DQN("SpikingPolicy", "CartPole-v1", policy_kwargs=kwargs, learning_starts=20, buffer_size=100, seed=0).learn(60)
+    model.save(folder / "agent.zip")
+    sb3_spiking.save(model, folder / "folder")
+    return model, folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_happens(tmp_path, monkeypatch):
+    """Payloads leave no marker, and no file appears where the test runs."""
+    Path(hostile.MARKER).unlink(missing_ok=True)
+    workplace = tmp_path / "workplace"
+    workplace.mkdir()
+    monkeypatch.chdir(workplace)
+    yield
+    assert not Path(hostile.MARKER).exists()
+    assert not list(workplace.iterdir())
+    assert not list(tmp_path.rglob("escaped"))
+
+
+def refused(load, path):
+    """The message of the error that names the file, on one line, after little memory."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(AgentError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    assert len(message) < 2000
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < MEMORY
+    return message
+
+
+def test_a_payload_does_what_it_should(agent, tmp_path):
+    """Plain SB3 runs it, so that the tests below mean something."""
+    _, folder = agent
+    ((_, path),) = hostile.zips(
+        folder / "agent.zip", tmp_path / "zips", {"extra": hostile.HARMLESS["a payload in an unknown key"]}
+    )
+    DQN.load(path, buffer_size=1)
+    assert Path(hostile.MARKER).exists()
+    Path(hostile.MARKER).unlink()
+
+
+def test_pickles_are_left_alone(agent, tmp_path):
+    model, folder = agent
+    for name, path in hostile.zips(folder / "agent.zip", tmp_path / "zips", hostile.HARMLESS):
+        loaded = sb3_spiking.load(path)
+        for ours, theirs in zip(model.policy.parameters(), loaded.policy.parameters(), strict=True):
+            assert th.equal(ours, theirs), name
+
+
+def test_zips(agent, tmp_path):
+    _, folder = agent
+    zips = hostile.zips(folder / "agent.zip", tmp_path / "zips", hostile.HOSTILE)
+    for name, path in (*zips, *hostile.damaged_zips(folder / "agent.zip", tmp_path / "damaged")):
+        print(name, "->", refused(sb3_spiking.load, path))
+
+
+def test_folders(agent, tmp_path):
+    _, folder = agent
+    for name, path in hostile.folders(folder / "folder", tmp_path):
+        print(name, "->", refused(sb3_spiking.load, path))
+    (tmp_path / "empty").mkdir()
+    assert "no agent, there is no config.json in it" in refused(sb3_spiking.load, tmp_path / "empty")
+
+
+def zoo_folder(folder, archive, config="policy: sb3_spiking.SpikingPolicy"):
+    run = folder / "dqn/CartPole-v1_1"
+    (run / "CartPole-v1").mkdir(parents=True)
+    shutil.copy(archive, run / "CartPole-v1.zip")
+    (run / "CartPole-v1/config.yml").write_text(config)
+    return run
+
+
+def test_command_lines(agent, tmp_path):
+    """What evaluate, robustness and convert load agents by."""
+    _, folder = agent
+    zips = hostile.zips(folder / "agent.zip", tmp_path / "zips", hostile.HOSTILE)
+    for number, (_, archive) in enumerate(zips):
+        run = zoo_folder(tmp_path / f"logs{number}", archive)
+        with pytest.raises(AgentError, match=str(run)):
+            load_agent(tmp_path / f"logs{number}", "dqn", "CartPole-v1")
+    for _, archive in hostile.zips(folder / "agent.zip", tmp_path / "harmless", hostile.HARMLESS):
+        shutil.rmtree(tmp_path / "logs", ignore_errors=True)
+        zoo_folder(tmp_path / "logs", archive)
+        load_agent(tmp_path / "logs", "dqn", "CartPole-v1").make_env().reset()
+
+
+@pytest.mark.parametrize("name", hostile.CONFIGS)
+def test_what_rl_zoo_wrote(agent, tmp_path, name):
+    _, folder = agent
+    run = zoo_folder(tmp_path / "logs", folder / "agent.zip", hostile.CONFIGS[name])
+    (run / "CartPole-v1/vecnormalize.pkl").write_bytes(hostile.pickle.dumps(hostile.Payload()))
+    with pytest.raises(AgentError, match=str(run)):
+        load_agent(tmp_path / "logs", "dqn", "CartPole-v1")
+    if "vec_env" not in hostile.CONFIGS[name]:
+        (run / "CartPole-v1/config.yml").write_text("")
+        (run / "CartPole-v1/args.yml").write_text(f"env_kwargs: {{a: {hostile.CONFIGS['a tag that runs a command']}}}")
+        with pytest.raises(AgentError, match=str(run)):
+            load_agent(tmp_path / "logs", "dqn", "CartPole-v1")
+
+
+def test_what_may_be_wrapped(tmp_path):
+    (tmp_path / "config.yml").write_text(
+        "!!python/object/apply:collections.OrderedDict\n- - - env_wrapper\n"
+        "    - - rl_zoo3.wrappers.HistoryWrapper: {horizon: 3}\n"
+        "      - stable_baselines3.common.atari_wrappers.AtariWrapper\n  - - frame_stack\n    - 4\n"
+    )
+    hyperparams, kwargs = read_environment(tmp_path)
+    assert hyperparams["frame_stack"] == 4
+    assert hyperparams["env_wrapper"][0] == {"rl_zoo3.wrappers.HistoryWrapper": {"horizon": 3}}
+    assert kwargs == {}
+
+
+def test_another_algorithm(tmp_path):
+    PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).save(tmp_path / "ppo.zip")
+    assert "a policy 'stable_baselines3.common.policies.ActorCriticPolicy'; expected one of" in refused(
+        sb3_spiking.load, tmp_path / "ppo.zip"
+    )
+
+
+def test_to_go_on_learning_needs_what_is_pickled(agent):
+    _, folder = agent
+    env = make_vec_env("CartPole-v1")
+    with pytest.raises(AgentError, match="train_freq is there as a pickle alone, give it"):
+        sb3_spiking.load(folder / "agent.zip", env=env)
+    with pytest.raises(AgentError, match="Observation spaces do not match"):
+        sb3_spiking.load(folder / "agent.zip", env=make_vec_env("Acrobot-v1"), train_freq=4)
+    with pytest.raises(AgentError, match="load\\(\\) takes no learning"):
+        sb3_spiking.load(folder / "agent.zip", env=env, train_freq=4, learning=3)
+    model = sb3_spiking.load(folder / "agent.zip", env=env, train_freq=4)
+    model.learn(40, reset_num_timesteps=False)
+
+
+# Anything that JSON can say, sizes included
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["inf", "<class 'os.system'>"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def try_to_load(path):
+    """An agent or an AgentError, nothing else."""
+    with contextlib.suppress(AgentError):
+        sb3_spiking.load(path)
+
+
+def fuzz(agent, tmp_path, examples):
+    """Bad inputs of three kinds, generated."""
+    _, folder = agent
+    files = hostile.members(folder / "agent.zip")
+    data = json.loads(files["data"])
+    config = json.loads((folder / "folder/config.json").read_text())
+    state = th.load(io.BytesIO(files["policy.pth"]), weights_only=True)
+    record = state["q_net.features_extractor._extra_state"]
+    shutil.copytree(folder / "folder", tmp_path / "fuzz")
+    chosen = settings(
+        max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True
+    )
+
+    @chosen
+    @given(st.sampled_from(sorted(data)), VALUES, st.sampled_from(sorted(record)), VALUES)
+    def zips(name, value, setting, other):
+        changed = {**files, "data": json.dumps({**data, name: value}).encode()}
+        hostile.write_zip(tmp_path / "fuzz.zip", changed)
+        try_to_load(tmp_path / "fuzz.zip")
+        written = {**state, "q_net.features_extractor._extra_state": {**record, setting: other}}
+        hostile.write_zip(tmp_path / "fuzz.zip", {**files, "policy.pth": hostile.tensors(written)})
+        try_to_load(tmp_path / "fuzz.zip")
+
+    @chosen
+    @given(st.sampled_from(sorted(config)), VALUES, st.sampled_from(sorted(config["settings"])), VALUES)
+    def configs(name, value, setting, other):
+        for change in ({name: value}, {"settings": {**config["settings"], setting: other}}):
+            (tmp_path / "fuzz/config.json").write_text(json.dumps({**config, **change}))
+            try_to_load(tmp_path / "fuzz")
+
+    @chosen
+    @given(st.sampled_from(["agent.zip", "folder/model.safetensors", "policy.pth"]), st.integers(0, 2**32), st.integers(1, 8))
+    def bytes_(name, seed, count):
+        generator = random.Random(seed)
+        content = bytearray(files[name] if name in files else (folder / name).read_bytes())
+        for _ in range(count):
+            content[generator.randrange(len(content))] = generator.randrange(256)
+        if generator.random() < 0.3:
+            del content[generator.randrange(len(content)) :]
+        if name == "agent.zip":
+            (tmp_path / "fuzz.zip").write_bytes(content)
+            try_to_load(tmp_path / "fuzz.zip")
+        elif name in files:
+            hostile.write_zip(tmp_path / "fuzz.zip", {**files, name: bytes(content)})
+            try_to_load(tmp_path / "fuzz.zip")
+        else:
+            (tmp_path / "fuzz/config.json").write_text(json.dumps(config))
+            (tmp_path / "fuzz/model.safetensors").write_bytes(content)
+            try_to_load(tmp_path / "fuzz")
+
+    zips()
+    configs()
+    bytes_()
+
+
+def test_generated(agent, tmp_path):
+    fuzz(agent, tmp_path, 60)
+
+
+@pytest.mark.slow
+def test_ten_thousand_generated(agent, tmp_path):
+    fuzz(agent, tmp_path, 2500)
