@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 from sb3_spiking.callbacks import SlopeSchedule, SpikeMonitor
+from sb3_spiking.checkpoint import Checkpoint, restore
 from sb3_spiking.errors import AgentError
 from sb3_spiking.extractors import SpikingCombinedExtractor, SpikingMLP, SpikingNatureCNN
 from sb3_spiking.policies import SpikingPolicy, SpikingQNetwork, without_common_mode
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "PRESETS",
     "AgentError",
+    "Checkpoint",
     "FrameStackReplayBuffer",
     "Leaky",
     "ReluExtractor",
@@ -33,6 +35,7 @@ __all__ = [
     "load",
     "load_from_hub",
     "push_to_hub",
+    "restore",
     "save",
     "without_common_mode",
 ]

@@ -1,6 +1,7 @@
 """A replay buffer that stores each frame of stacked observations once."""
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,36 @@ class StackedFrames:
         self._histories: dict[tuple[int, int], np.ndarray] = {}
         self._last: np.ndarray | None = None
         self._sampled: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+
+    def rows_of(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        """
+        :param numbers: of transitions, one after another up to the newest
+        :return: everything that belongs to them, to be given to :meth:`set_rows` of frames without them
+        """
+        with_next = np.append(numbers, numbers[-1] + 1) if len(numbers) else numbers
+        first = int(numbers[0]) if len(numbers) else 0
+        rows = with_next % self.rows
+        arrays = {"frames": self._frames[rows], "ages": self._ages[rows], "ended": self._ended[rows]}
+        for name, stored in (("ends", self._ends), ("histories", self._histories)):
+            keys = [key for key in stored if key[0] >= first]
+            arrays[name] = np.array(keys, np.int64).reshape(-1, 2)
+            arrays |= {f"{name}-{number}-{env}": stored[number, env] for number, env in keys}
+        if self._last is not None:
+            arrays["last"] = self._last
+        return arrays
+
+    def set_rows(self, numbers: np.ndarray, arrays: Mapping[str, np.ndarray]) -> None:
+        """
+        :param numbers: of transitions
+        :param arrays: what :meth:`rows_of` made of them
+        """
+        rows = (np.append(numbers, numbers[-1] + 1) if len(numbers) else numbers) % self.rows
+        self._frames[rows], self._ages[rows], self._ended[rows] = (arrays[name] for name in ("frames", "ages", "ended"))
+        for name, stored in (("ends", self._ends), ("histories", self._histories)):
+            for number, env in arrays[name].tolist():
+                stored[number, env] = arrays[f"{name}-{number}-{env}"]
+        self._last = arrays["last"] if "last" in arrays else None
+        self._sampled = None
 
     def add(self, obs: np.ndarray, next_obs: np.ndarray) -> None:
         """

@@ -1,0 +1,445 @@
+"""
+Checkpoints that a training comes back from as if nothing had happened, whenever it was killed.
+
+A checkpoint is a folder: ``checkpoint.json``, which names the files that belong to it, is replaced last and at once, so that
+there is a whole checkpoint at every moment. The replay is written in parts, each once: a checkpoint costs the time and the
+disk of what is new since the one before. Nothing in it is a pickle.
+"""
+
+import hashlib
+import json
+import os
+import random
+import warnings
+import zipfile
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, EventCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_spiking.errors import AgentError
+from sb3_spiking.replay import FrameStackReplayBuffer
+from sb3_spiking.sharing.archive import parse_json, read_agent
+
+FOLDER = "checkpoint"
+MANIFEST = "checkpoint.json"
+FORMAT = 1
+
+_COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates", "_n_calls")
+_NUMBERS = (*_COUNTERS, "_current_progress_remaining", "exploration_rate")
+_EVALUATIONS = ("evaluations_timesteps", "evaluations_results", "evaluations_length", "evaluations_successes")
+
+
+class Checkpoint(BaseCallback):
+    """
+    Writes a checkpoint of the whole training every so many steps, at the end of an episode where one comes in time:
+    model, optimizer, replay, counters, exploration, random states and what RL Zoo's evaluations found so far.
+    ``python -m sb3_spiking.resume RUN`` goes on with a run of RL Zoo; :func:`restore` with any other.
+
+    :param save_freq: environment steps between two checkpoints, at least
+    :param folder: of the checkpoint; None makes a folder ``checkpoint`` beside the monitor files, in RL Zoo's run
+    :param on_error: ``"warn"`` goes on with the training where a checkpoint cannot be written, ``"raise"`` stops it
+    :param verbose: as of every callback; 1 says when one is written
+    :raises ValueError: for wrong numbers, or a training that it cannot hold
+    """
+
+    def __init__(
+        self, save_freq: int = 50_000, folder: str | Path | None = None, on_error: str = "warn", verbose: int = 0
+    ) -> None:
+        super().__init__(verbose)
+        if isinstance(save_freq, bool) or not isinstance(save_freq, int) or save_freq < 1:
+            raise ValueError(f"save_freq={save_freq!r}: expected a whole number of steps, at least 1")
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"on_error={on_error!r}: expected 'warn' or 'raise'")
+        self.save_freq = save_freq
+        self.folder = None if folder is None else Path(folder)
+        self.on_error = on_error
+        self.restored: dict[str, Any] | None = None
+
+    def _init_callback(self) -> None:
+        if self.model.get_vec_normalize_env() is not None:
+            raise ValueError("Checkpoint: the statistics of VecNormalize are not saved; expected an environment without it")
+        if self.folder is None:
+            self.folder = _run_folder(self.training_env) / FOLDER
+        self._last_saved = self.model.num_timesteps
+        self._before_reset: list[Any] = _env_states(self.training_env)
+        self._replay = _ReplayFiles(self.folder)
+        # Rows that were added to the replay before the first call
+        self._earlier_rows = _filled(self.model) - self.n_calls
+
+    def _on_training_start(self) -> None:
+        assert self.folder is not None
+        if self.restored is None:
+            if (self.folder / MANIFEST).is_file():
+                raise ValueError(
+                    f"{self.folder} has a checkpoint of another training: go on with it (python -m sb3_spiking.resume, or "
+                    "sb3_spiking.restore), or move it away"
+                )
+            return
+        for callback, state in zip(_callbacks(self.locals["callback"]), self.restored["callbacks"], strict=False):
+            if state["type"] == type(callback).__name__:
+                _set_callback(callback, state)
+        if self.restored["replay"] is not None:
+            self._replay.resume(self.restored["replay"])
+            self._earlier_rows = self.restored["replay"]["count"] - self.n_calls
+        self.restored = None
+
+    def _on_step(self) -> bool:
+        return True
+
+    def update_locals(self, locals_: dict[str, Any]) -> None:
+        super().update_locals(locals_)
+        # An environment begins anew within step(): what its random state was before, where a checkpoint is near
+        is_near = self.model.num_timesteps + self.training_env.num_envs - self._last_saved >= self.save_freq
+        if is_near and not np.any(locals_.get("dones", False)):
+            self._before_reset = _env_states(self.training_env)
+
+    def _on_rollout_start(self) -> None:
+        # Between learning and acting everything belongs together
+        steps, at_an_end = self.model.num_timesteps - self._last_saved, self._at_an_end()
+        if steps >= (1 if at_an_end else 2) * self.save_freq:
+            self.save(at_an_end)
+
+    def _on_training_end(self) -> None:
+        if self.model.num_timesteps > self._last_saved:
+            self.save(self._at_an_end())
+
+    def _at_an_end(self) -> bool:
+        starts = self.locals.get("dones")
+        return starts is not None and len(starts) == 1 and bool(starts[0])
+
+    def save(self, at_an_end: bool = False) -> None:
+        """Write a checkpoint now; the one before stays until this one is whole."""
+        assert self.folder is not None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write(at_an_end)
+        except OSError as error:
+            self._replay.forget()
+            message = f"the checkpoint in {self.folder} was not written: {error}. The one before is still there."
+            if self.on_error == "raise":
+                raise OSError(error.errno, message) from error
+            warnings.warn(f"{message} The training goes on.", stacklevel=2)
+        self._last_saved = self.model.num_timesteps
+
+    def _write(self, at_an_end: bool) -> None:
+        assert self.folder is not None
+        model, steps = self.model, self.model.num_timesteps
+        replay = None
+        if isinstance(model, OffPolicyAlgorithm):
+            assert model.replay_buffer is not None
+            replay = self._replay.write(model.replay_buffer, self._earlier_rows + self.n_calls)
+        archive = self.folder / f"model-{steps}.zip"
+        draft = self.folder / f".{archive.name}"
+        with draft.open("wb") as file:
+            model.save(file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(archive)
+        manifest = {
+            "format": FORMAT,
+            "model": archive.name,
+            "numbers": {name: getattr(model, name) for name in _NUMBERS if hasattr(model, name)},
+            "episodes": [dict(episode) for episode in model.ep_info_buffer or ()],
+            "random": {
+                "python": random.getstate(),
+                "numpy": _generator_state(np.random.get_state(legacy=False)),
+                "torch": th.get_rng_state().tolist(),
+                "cuda": [state.tolist() for state in th.cuda.get_rng_state_all()] if th.cuda.is_available() else [],
+                "actions": _space_states(model.action_space),
+                "environments": self._before_reset if at_an_end else _env_states(self.training_env),
+            },
+            "observations": _digest(model._last_obs) if at_an_end else None,
+            "callbacks": [_callback_state(callback) for callback in _callbacks(self.locals["callback"])],
+            "replay": replay,
+        }
+        _replace(self.folder / MANIFEST, json.dumps(manifest, default=_plain).encode())
+        self._clean(manifest)
+        if self.verbose:
+            print(f"checkpoint after {steps} steps: {self.folder}")
+
+    def _clean(self, manifest: dict[str, Any]) -> None:
+        """Remove what belongs to earlier checkpoints, and what was left by a kill."""
+        assert self.folder is not None
+        kept = {MANIFEST, manifest["model"], *(part["file"] for part in (manifest["replay"] or {}).get("parts", []))}
+        for path in self.folder.iterdir():
+            if path.name not in kept and path.is_file():
+                path.unlink(missing_ok=True)
+
+
+def restore(model: BaseAlgorithm, folder: str | Path, checkpoint: Checkpoint) -> int:
+    """
+    Put a model where a checkpoint left it. It must have been made as the one that was saved, with its environment::
+
+        checkpoint = Checkpoint(folder="run/checkpoint")
+        steps = restore(model, "run/checkpoint", checkpoint)
+        model.learn(total_timesteps - steps, reset_num_timesteps=False, callback=checkpoint)
+
+    :param model: with the same arguments as the one that was saved
+    :param folder: of the checkpoint
+    :param checkpoint: the callback that will go on with it
+    :return: steps that the training has taken
+    :raises AgentError: if there is no checkpoint, it is damaged, or of another training
+    """
+    folder = Path(folder)
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise AgentError(f"{folder}: there is no checkpoint, no {MANIFEST} in it")
+    manifest = parse_json(file.read_bytes(), str(file))
+    try:
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"format {manifest['format']}, expected {FORMAT}")
+        record = read_agent(folder / manifest["model"])
+        model.policy.load_state_dict(record.parameters)
+        if record.optimizer is not None:
+            model.policy.optimizer.load_state_dict(record.optimizer)
+        for name, value in manifest["numbers"].items():
+            if name not in _NUMBERS or not hasattr(model, name):
+                raise ValueError(f"a number {name!r}")
+            setattr(model, name, value)
+        if isinstance(model, OffPolicyAlgorithm):
+            assert model.replay_buffer is not None
+            _ReplayFiles(folder).read(manifest["replay"], model.replay_buffer)
+        _restore_environment(model, manifest)
+        # What the next learn() leaves alone
+        model.ep_info_buffer = deque(manifest["episodes"], maxlen=model._stats_window_size)
+        model.ep_success_buffer = deque(maxlen=model._stats_window_size)
+        _set_random(model, manifest["random"])
+    except AgentError:
+        raise
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        IndexError,
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise AgentError(f"{file}: damaged, or of another training: {type(error).__name__}: {error}") from error
+    checkpoint.folder, checkpoint.restored = folder, manifest
+    return model.num_timesteps
+
+
+def _restore_environment(model: BaseAlgorithm, manifest: dict[str, Any]) -> None:
+    """Begin an episode in each environment: the one that was about to begin, where the checkpoint was at an end."""
+    assert model.env is not None
+    model.env.reset()  # with the seeds that wait for it
+    _set_env_states(model.env, manifest["random"]["environments"])
+    model._last_obs = model.env.reset()  # type: ignore[assignment]
+    model._last_episode_starts = np.ones((model.env.num_envs,), dtype=bool)
+    if isinstance(model, OffPolicyAlgorithm):
+        model._last_original_obs = model._last_obs
+        buffer = model.replay_buffer
+        if manifest["observations"] is None and buffer is not None and buffer.size():
+            # The episode that was cut off ends here, as by a time limit
+            last = (buffer.pos - 1) % buffer.buffer_size
+            buffer.dones[last] = 1
+            buffer.timeouts[last] = 1
+    if manifest["observations"] is not None and _digest(model._last_obs) != manifest["observations"]:
+        warnings.warn(
+            "the environment did not begin the episode that comes after the checkpoint: the training goes on with another one",
+            stacklevel=3,
+        )
+
+
+class _ReplayFiles:
+    """
+    The replay as files of rows that have come since the file before.
+
+    :param folder: of the checkpoint
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.parts: list[dict[str, Any]] = []
+        self.count = 0  # rows of the buffer's life that are in files
+
+    def resume(self, replay: dict[str, Any]) -> None:
+        """Go on behind these parts."""
+        self.parts, self.count = list(replay["parts"]), replay["count"]
+
+    def forget(self) -> None:
+        """After a failure, write what is in the buffer from the start."""
+        self.parts, self.count = [], 0
+
+    def write(self, buffer: ReplayBuffer, count: int) -> dict[str, Any]:
+        """Write what is new in a buffer of which ``count`` rows were ever filled; what the manifest says of it."""
+        if count > self.count or not self.parts:
+            # Earlier rows are overwritten by now; and one more, which FrameStackReplayBuffer completes late
+            first = max(self.count - 1, 0, count - buffer.buffer_size)
+            name = f"replay-{first}-{count}.npz"
+            rows = np.arange(first, count)
+            with (self.folder / f".{name}").open("wb") as file:
+                np.savez(file, **_rows(buffer, rows))  # type: ignore[arg-type]
+                file.flush()
+                os.fsync(file.fileno())
+            (self.folder / f".{name}").replace(self.folder / name)
+            self.parts = [*self.parts, {"file": name, "first": first, "count": count}]
+            self.count = count
+        self.parts = [part for part in self.parts if part["count"] > count - buffer.buffer_size]
+        return {"parts": self.parts, "count": count, "kind": type(buffer).__name__}
+
+    def read(self, replay: dict[str, Any], buffer: ReplayBuffer) -> None:
+        """Fill a buffer."""
+        if replay["kind"] != type(buffer).__name__:
+            raise ValueError(f"a replay of {replay['kind']}, expected {type(buffer).__name__}")
+        for part in replay["parts"]:
+            if Path(part["file"]).name != part["file"]:
+                raise ValueError(f"a file in another folder, {part['file']}")
+            with np.load(self.folder / part["file"], allow_pickle=False) as arrays:
+                _set_rows(buffer, np.arange(part["first"], part["count"]), arrays)
+        count = replay["count"]
+        buffer.pos, buffer.full = count % buffer.buffer_size, count >= buffer.buffer_size
+        if isinstance(buffer, FrameStackReplayBuffer):
+            buffer.frames.count = count
+
+
+def _filled(model: BaseAlgorithm) -> int:
+    """Rows of a model's replay that were ever filled, as far as it knows."""
+    buffer = getattr(model, "replay_buffer", None)
+    if isinstance(buffer, FrameStackReplayBuffer):
+        return buffer.frames.count
+    return 0 if buffer is None else buffer.pos + (buffer.buffer_size if buffer.full else 0)
+
+
+def _rows(buffer: ReplayBuffer, numbers: np.ndarray) -> dict[str, np.ndarray]:
+    slots = numbers % buffer.buffer_size
+    arrays = {name: getattr(buffer, name)[slots] for name in ("actions", "rewards", "dones", "timeouts")}
+    if isinstance(buffer, FrameStackReplayBuffer):
+        return arrays | buffer.frames.rows_of(numbers)
+    return arrays | {name: getattr(buffer, name)[slots] for name in _observation_arrays(buffer)}
+
+
+def _set_rows(buffer: ReplayBuffer, numbers: np.ndarray, arrays: Any) -> None:
+    slots = numbers % buffer.buffer_size
+    for name in ("actions", "rewards", "dones", "timeouts"):
+        getattr(buffer, name)[slots] = arrays[name]
+    if isinstance(buffer, FrameStackReplayBuffer):
+        buffer.frames.set_rows(numbers, arrays)
+    else:
+        for name in _observation_arrays(buffer):
+            getattr(buffer, name)[slots] = arrays[name]
+
+
+def _observation_arrays(buffer: ReplayBuffer) -> tuple[str, ...]:
+    if type(buffer.observations) is not np.ndarray or buffer.optimize_memory_usage:
+        raise ValueError(
+            f"Checkpoint: {type(buffer).__name__}, optimize_memory_usage={buffer.optimize_memory_usage}: expected "
+            "ReplayBuffer, NStepReplayBuffer or FrameStackReplayBuffer without optimize_memory_usage"
+        )
+    return ("observations", "next_observations")
+
+
+def _run_folder(env: Any) -> Path:
+    try:
+        writers: list[Any] = env.get_attr("results_writer") if isinstance(env.unwrapped, DummyVecEnv) else [None]
+        return Path(writers[0].file_handler.name).parent
+    except AttributeError as error:
+        raise ValueError(
+            "Checkpoint: folder=None takes the folder of the monitor files, and there are none that it can see; "
+            "expected folder='...'"
+        ) from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    draft = path.with_name(f".{path.name}")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _callbacks(root: BaseCallback) -> Iterator[BaseCallback]:
+    """Callbacks within callbacks, in the same order every time."""
+    if isinstance(root, CallbackList):
+        for callback in root.callbacks:
+            yield from _callbacks(callback)
+        return
+    yield root
+    if isinstance(root, EventCallback) and root.callback is not None:
+        yield from _callbacks(root.callback)
+
+
+def _callback_state(callback: BaseCallback) -> dict[str, Any]:
+    state: dict[str, Any] = {"type": type(callback).__name__, "n_calls": callback.n_calls}
+    if isinstance(callback, EvalCallback):
+        state |= {name: float(getattr(callback, name)) for name in ("best_mean_reward", "last_mean_reward")}
+        state |= {name: getattr(callback, name) for name in _EVALUATIONS}
+    return state
+
+
+def _set_callback(callback: BaseCallback, state: dict[str, Any]) -> None:
+    callback.n_calls = int(state["n_calls"])
+    if isinstance(callback, EvalCallback):
+        callback.best_mean_reward, callback.last_mean_reward = state["best_mean_reward"], state["last_mean_reward"]
+        for name in _EVALUATIONS:
+            setattr(callback, name, state[name])
+
+
+def _generator_state(state: Any) -> Any:
+    return json.loads(json.dumps(state, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} in a checkpoint")
+
+
+def _space_states(space: Any) -> Any:
+    return None if space._np_random is None else space.np_random.bit_generator.state
+
+
+def _env_states(env: Any) -> list[Any]:
+    """States of the environments' random generators, None for one without."""
+    if not isinstance(env.unwrapped, DummyVecEnv):
+        return [None] * env.num_envs
+    generators = [getattr(each.unwrapped, "_np_random", None) for each in env.unwrapped.envs]
+    return [None if generator is None else generator.bit_generator.state for generator in generators]
+
+
+def _set_env_states(env: Any, states: list[Any]) -> None:
+    if isinstance(env.unwrapped, DummyVecEnv):
+        for each, state in zip(env.unwrapped.envs, states, strict=True):
+            if state is not None:
+                each.unwrapped.np_random.bit_generator.state = state
+
+
+def _set_random(model: BaseAlgorithm, states: dict[str, Any]) -> None:
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    numpy_state = states["numpy"]
+    numpy_state["state"]["key"] = np.array(numpy_state["state"]["key"], np.uint32)
+    np.random.set_state(numpy_state)
+    th.set_rng_state(th.tensor(states["torch"], dtype=th.uint8))
+    if states["cuda"] and th.cuda.is_available():
+        th.cuda.set_rng_state_all([th.tensor(state, dtype=th.uint8) for state in states["cuda"]])
+    if states["actions"] is not None:
+        model.action_space.np_random.bit_generator.state = states["actions"]
+
+
+def _digest(observations: Any) -> str:
+    arrays = observations.values() if isinstance(observations, dict) else [observations]
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

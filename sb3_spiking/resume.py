@@ -1,0 +1,121 @@
+"""
+Goes on with a run of RL Zoo that was killed, in its own folder, from its checkpoint::
+
+    python -m sb3_spiking.resume logs/dqn/CartPole-v1_1
+
+The run must have been trained with the callback :class:`sb3_spiking.Checkpoint`. Its settings come from what RL Zoo saved in
+the folder, which RL Zoo evaluates as code: this command is for your own runs.
+"""
+
+import argparse
+import importlib
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch as th
+from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.utils import set_random_seed
+
+from sb3_spiking.checkpoint import FOLDER, MANIFEST, Checkpoint, restore
+from sb3_spiking.errors import AgentError
+from sb3_spiking.evaluation import cli
+from sb3_spiking.sharing.zoo_files import read_yaml
+
+
+class ResumedExperiment(ExperimentManager):
+    """
+    An experiment of RL Zoo whose folder is there already.
+
+    :param folder: of the run
+    :param arguments: of RL Zoo's ``train``, as it saved them
+    :param hyperparams: that the run was trained with
+    """
+
+    def __init__(self, folder: Path, arguments: dict[str, Any], hyperparams: dict[str, Any]) -> None:
+        names = (
+            *("n_timesteps", "eval_freq", "save_freq", "env_kwargs", "eval_env_kwargs", "seed", "log_interval"),
+            *("save_replay_buffer", "verbose", "n_eval_envs", "device", "tensorboard_log", "log_folder"),
+        )
+        super().__init__(
+            argparse.Namespace(**arguments),
+            arguments["algo"],
+            arguments["env"],
+            n_eval_episodes=arguments["eval_episodes"],
+            vec_env_type=arguments["vec_env"],
+            show_progress=arguments["progress"],
+            config=str(folder),
+            **{name: arguments[name] for name in names},
+        )
+        self._saved = hyperparams
+        self.save_path = str(folder)
+        self.params_path = str(folder / self.env_name)
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        if "env_kwargs" in self._saved and self._eval_env_kwargs_args is None:
+            self.eval_env_kwargs = self._saved["env_kwargs"]
+        return dict(self._saved), OrderedDict(sorted(self._saved.items()))
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        pass  # they are there
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        """The rest of the training."""
+        (checkpoint,) = [callback for callback in self.callbacks if isinstance(callback, Checkpoint)]
+        done = restore(model, Path(self.save_path) / FOLDER, checkpoint)
+        rest = int(self.n_timesteps) - done
+        print(f"{done} of {int(self.n_timesteps)} steps are done, {rest} to go")
+        interval = {} if self.log_interval == -1 else {"log_interval": self.log_interval if self.log_interval > -1 else None}
+        try:
+            model.learn(max(rest, 0), callback=self.callbacks, reset_num_timesteps=False, **interval)  # type: ignore[arg-type]
+        finally:
+            self.callbacks[0].on_training_end()
+            assert model.env is not None
+            model.env.close()
+
+
+def keep_monitor_files(folder: Path) -> None:
+    """RL Zoo begins its monitor files anew; those that are there stay under names that SB3's ``load_results`` reads too."""
+    for file in folder.glob("[0-9]*.monitor.csv"):
+        part = next(number for number in range(1, 10_000) if not (folder / f"part{number}-{file.name}").exists())
+        file.rename(folder / f"part{part}-{file.name}")
+
+
+def resume(folder: Path) -> None:
+    """
+    :param folder: of RL Zoo's run
+    :raises AgentError: if there is no run or no checkpoint in it
+    """
+    arguments_files = list(folder.glob("*/args.yml"))
+    if len(arguments_files) != 1:
+        raise AgentError(f"{folder}: no run of RL Zoo, expected a folder such as logs/dqn/CartPole-v1_1")
+    if not (folder / FOLDER / MANIFEST).is_file():
+        raise AgentError(
+            f"{folder / FOLDER}: there is no checkpoint; runs have one when they are trained with the callback "
+            "sb3_spiking.Checkpoint and have come to its save_freq"
+        )
+    (file,) = arguments_files
+    arguments, hyperparams = read_yaml(file), read_yaml(file.with_name("config.yml"))
+    for package in arguments["gym_packages"]:
+        importlib.import_module(package)
+    set_random_seed(arguments["seed"])
+    if arguments["num_threads"] > 0:
+        th.set_num_threads(arguments["num_threads"])
+    keep_monitor_files(folder)
+    experiment = ResumedExperiment(folder, arguments, hyperparams)
+    results = experiment.setup_experiment()
+    assert results is not None
+    model, _ = results
+    experiment.learn(model)
+    experiment.save_trained_model(model)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of the run, such as logs/dqn/CartPole-v1_1")
+    resume(parser.parse_args().folder.resolve())
+
+
+if __name__ == "__main__":
+    cli.run(main)
