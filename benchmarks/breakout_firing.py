@@ -22,7 +22,8 @@ NETWORKS = {
     "liu2022, fast sigmoid 25": "preset='liu2022',spike_grad='fast_sigmoid',slope=25",
     "liu2022, fast sigmoid 5": "preset='liu2022',spike_grad='fast_sigmoid',slope=5",
     "liu2022, fast sigmoid 2": "preset='liu2022',spike_grad='fast_sigmoid',slope=2",
-    "default, fast sigmoid 25": "slope=25",
+    "unscaled, fast sigmoid 25": "input_scale=1,slope=25",
+    "unscaled, fast sigmoid 5": "input_scale=1,slope=5",
     "default": "",
 }
 MONITOR = "callback:[{'sb3_spiking.SpikeMonitor':dict(log_freq=100)}]"

@@ -94,9 +94,10 @@ class TrainingList:
         """RL Zoo's command of a job."""
         method = self.methods[job.method]
         command = ["-m", "rl_zoo3.train", "--algo", method.get("algo", "dqn"), "--env", job.env, "--seed", str(job.seed)]
-        command += ["-f", str(folder), "--num-threads", "1", *self.arguments, *method.get("arguments", "").split()]
+        command += ["-f", str(folder), "--num-threads", "1", *self.arguments]
         if self.steps is not None:
             command += ["-n", str(self.steps)]
+        command += method.get("arguments", "").split()
         if self.env_kwargs:
             command += ["--env-kwargs", *(f"{name}:{value!r}" for name, value in self.env_kwargs.items())]
         if "hyperparams" in method:
