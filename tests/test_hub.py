@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hostile
 import huggingface_hub
 import numpy as np
 import pytest
@@ -154,6 +155,21 @@ def test_missing_and_damaged(hub, agent):
     hub.repositories["org/without"] = [{"config.json": files["config.json"]}]
     with pytest.raises(AgentError, match=r"no agent, there is no model\.safetensors"):
         sb3_spiking.load_from_hub("org/without")
+
+
+def test_hostile_files(hub, agent, tmp_path):
+    agent.save(tmp_path / "agent.zip")
+    sb3_spiking.save(agent, tmp_path / "folder")
+    Path(hostile.MARKER).unlink(missing_ok=True)
+    for number, (_, path) in enumerate(hostile.zips(tmp_path / "agent.zip", tmp_path / "zips", hostile.HOSTILE)):
+        hub.repositories[f"org/zip{number}"] = [{f"zip{number}.zip": path.read_bytes()}]
+        with pytest.raises(AgentError):
+            sb3_spiking.load_from_hub(f"org/zip{number}")
+    for number, (_, path) in enumerate(hostile.folders(tmp_path / "folder", tmp_path)):
+        hub.repositories[f"org/folder{number}"] = [{file.name: file.read_bytes() for file in path.iterdir()}]
+        with pytest.raises(AgentError):
+            sb3_spiking.load_from_hub(f"org/folder{number}")
+    assert not Path(hostile.MARKER).exists()
 
 
 def test_a_connection_that_is_cut(hub, agent):

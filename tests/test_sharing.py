@@ -1,0 +1,106 @@
+"""Agents as files: what is loaded is what was saved."""
+
+import json
+
+import numpy as np
+import pytest
+import torch as th
+from conftest import make_model, observation_of, q_values
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO
+
+import sb3_spiking
+from sb3_spiking import ReluExtractor
+from sb3_spiking.sharing.spaces import space_from_json, space_to_json
+
+SPACES = [
+    spaces.Box(0, 255, (4, 84, 84), np.uint8),
+    spaces.Box(-np.inf, np.inf, (3,), np.float32),
+    spaces.Box(np.array([-1.0, -np.inf], np.float32), np.array([0.1, 7.0], np.float32)),
+    spaces.Box(0, 1, (10, 10, 4), bool),
+    spaces.Discrete(5, start=2),
+    spaces.MultiDiscrete([2, 5]),
+    spaces.MultiBinary(4),
+    spaces.MultiBinary([2, 3]),
+    spaces.Dict({"image": spaces.Box(0, 255, (1, 36, 36), np.uint8), "mode": spaces.Discrete(3)}),
+]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_spaces(space):
+    written = json.loads(json.dumps(space_to_json(space), allow_nan=False))
+    assert space_from_json(written) == space
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_every_kind_of_agent(small, folder, tmp_path):
+    model = make_model(small, settings={"common_mode": True, "beta": 0.7}).learn(40)
+    path = tmp_path / ("agent" if folder else "agent.zip")
+    if folder:
+        sb3_spiking.save(model, path)
+    else:
+        model.save(path)
+    loaded = sb3_spiking.load(path)
+    assert (loaded.observation_space, loaded.action_space) == (model.observation_space, model.action_space)
+    assert loaded.policy.settings == model.policy.settings
+    assert (loaded.num_timesteps, loaded.exploration_rate) == (model.num_timesteps, model.exploration_rate)
+    observation = observation_of(model)
+    assert th.equal(q_values(loaded, observation), q_values(model, observation))
+    assert th.equal(
+        loaded.q_net_target(loaded.policy.obs_to_tensor(observation)[0]),
+        model.q_net_target(model.policy.obs_to_tensor(observation)[0]),
+    )
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_goes_on_like_the_one_that_was_saved(folder, tmp_path):
+    model = make_model(("CartPole-v1", {"net_arch": [16], "num_steps": 3})).learn(60)
+    path = tmp_path / ("agent" if folder else "agent.zip")
+    if folder:
+        sb3_spiking.save(model, path)
+    else:
+        model.save(path)
+    loaded = sb3_spiking.load(path, env=model.get_env(), **({} if folder else {"train_freq": 4}))
+    loaded.replay_buffer = model.replay_buffer
+    for agent in (model, loaded):
+        agent.set_logger(model.logger)
+        np.random.seed(3)
+        agent.train(gradient_steps=3, batch_size=4)
+    for ours, theirs in zip(loaded.policy.parameters(), model.policy.parameters(), strict=True):
+        assert th.equal(ours, theirs)
+    for name in (
+        "learning_rate",
+        "train_freq",
+        "gamma",
+        "learning_starts",
+        "batch_size",
+        "target_update_interval",
+        "buffer_size",
+    ):
+        assert getattr(loaded, name) == getattr(model, name), name
+
+
+def test_relu_agents_and_classes_that_are_known(tmp_path):
+    kwargs = {"features_extractor_class": ReluExtractor, "features_extractor_kwargs": {"net_arch": [7]}, "net_arch": []}
+    model = DQN("MlpPolicy", "CartPole-v1", policy_kwargs={**kwargs, "optimizer_class": th.optim.AdamW}, buffer_size=10)
+    model.save(tmp_path / "agent")
+    sb3_spiking.save(model, tmp_path / "folder")
+    for path in (tmp_path / "agent.zip", tmp_path / "folder"):
+        loaded = sb3_spiking.load(path)
+        assert th.equal(q_values(loaded, observation_of(model)), q_values(model, observation_of(model)))
+        assert type(loaded.policy.optimizer) is th.optim.AdamW
+
+
+def test_saving_replaces_an_agent_and_nothing_else(tmp_path):
+    model = make_model(("CartPole-v1", {"net_arch": [4]}))
+    sb3_spiking.save(model, tmp_path / "agent")
+    other = make_model(("CartPole-v1", {"net_arch": [5]}))
+    sb3_spiking.save(other, tmp_path / "agent", note="the second")
+    assert sb3_spiking.load(tmp_path / "agent").policy.settings.net_arch == (5,)
+    assert json.loads((tmp_path / "agent/config.json").read_text())["note"] == "the second"
+    (tmp_path / "other").mkdir()
+    with pytest.raises(FileExistsError, match="is there and holds no agent"):
+        sb3_spiking.save(other, tmp_path / "other")
+    with pytest.raises(ValueError, match="an agent of PPO: expected a DQN"):
+        sb3_spiking.save(PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8), tmp_path / "ppo")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["agent", "other"]
