@@ -43,6 +43,7 @@ def test_every_kind_of_agent(small, folder, tmp_path):
     loaded = sb3_spiking.load(path)
     assert (loaded.observation_space, loaded.action_space) == (model.observation_space, model.action_space)
     assert loaded.policy.settings == model.policy.settings
+    assert (loaded.buffer_size, loaded.learning_rate, loaded.gamma) == (model.buffer_size, model.learning_rate, model.gamma)
     assert (loaded.num_timesteps, loaded.exploration_rate) == (model.num_timesteps, model.exploration_rate)
     observation = observation_of(model)
     assert th.equal(q_values(loaded, observation), q_values(model, observation))

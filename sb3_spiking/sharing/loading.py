@@ -87,8 +87,9 @@ def load(path: str | Path, env: GymEnv | None = None, device: th.device | str = 
     Load a DQN agent, spiking or ReLU, from the zip that SB3 and RL Zoo write or from our folder of JSON and safetensors.
     Nothing in it is executed: pickles are left alone, classes come from a list.
 
-    With an environment the agent can go on learning. A zip says the algorithm's numbers in plain text, but ``train_freq``, a
-    replay buffer class and schedules only as pickles: what is missing must be given here, by the names of DQN's arguments.
+    Without an environment the agent is there to act, and has no replay. With one it can go on learning. A zip says the
+    algorithm's numbers in plain text, but ``train_freq``, a replay buffer class and schedules only as pickles: what is missing
+    must be given here, by the names of DQN's arguments.
 
     :param path: of the zip or folder
     :param env: to go on learning in; its spaces must be the agent's
@@ -168,6 +169,13 @@ def _build(
         model._setup_model()
     if exploration_rate is not None:
         model.exploration_rate = exploration_rate  # type: ignore[attr-defined]
+    if env is None and isinstance(model, DQN):
+        # To be saved again as it is; there is nothing to go on learning with
+        _set_numbers(model, data, HYPERPARAMETERS)
+        for name, value in _written_training(data).items():
+            if value is not None and _is_training_number(name, value):
+                setattr(model, name, tuple(value) if isinstance(value, list) else value)
+        model.replay_buffer = None
     model.policy.load_state_dict(_checked(model.policy, record))
     if env is not None and record.optimizer is not None:
         _load_optimizer(model.policy.optimizer, record)
@@ -244,10 +252,7 @@ def _set_training(model: BaseAlgorithm, data: dict[str, Any], env: GymEnv, given
     if unknown:
         expected = ", ".join(sorted({*HYPERPARAMETERS, *_ONLY_PICKLED}))
         raise TypeError(f"load() takes no {', '.join(sorted(unknown))}; expected hyperparameters of DQN: {expected}")
-    rate = data.get("learning_rate")
-    if isinstance(rate, dict):  # a constant schedule, as RL Zoo makes them
-        rate = rate.get("val")
-    written = {"learning_rate": rate, "train_freq": data.get("train_freq") if "format" in data else None}
+    written = _written_training(data)
     for name in ("learning_rate", "train_freq"):
         value = given.get(name, written[name])
         if value is None:
@@ -257,6 +262,14 @@ def _set_training(model: BaseAlgorithm, data: dict[str, Any], env: GymEnv, given
         setattr(model, name, tuple(value) if isinstance(value, list) else value)
     for name, value in given.items():
         setattr(model, name, value)
+
+
+def _written_training(data: dict[str, Any]) -> dict[str, Any]:
+    """Learning rate and training frequency, None where they are a pickle alone."""
+    rate = data.get("learning_rate")
+    if isinstance(rate, dict):  # a constant schedule, as RL Zoo makes them
+        rate = rate.get("val")
+    return {"learning_rate": rate, "train_freq": data.get("train_freq") if "format" in data else None}
 
 
 _ONLY_PICKLED = ("learning_rate", "train_freq", "replay_buffer_class", "replay_buffer_kwargs")
