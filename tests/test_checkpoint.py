@@ -63,8 +63,8 @@ def equal_state(ours, theirs):
         assert np.array_equal(getattr(ours.replay_buffer, name), getattr(theirs.replay_buffer, name)), name
 
 
-# The buffer of 400 rows has gone round once at 500 steps, and twice at 900
-@pytest.mark.parametrize(("train_freq", "stop"), [(1, 100), (1, 500), (1, 900), ((1, "episode"), 300)])
+# The buffer of 400 rows has gone round twice at 900 steps
+@pytest.mark.parametrize(("train_freq", "stop"), [(1, 100), (1, 900), ((1, "episode"), 500)])
 def test_bit_for_bit(tmp_path, train_freq, stop):
     whole = make_agent(train_freq).learn(1000, callback=Checkpoint(70, tmp_path / "whole"))
     with pytest.raises(InterruptedError):
@@ -103,14 +103,14 @@ def test_evaluations_go_on(tmp_path):
 def test_the_cost_is_what_is_new(tmp_path):
     agent = make_agent(buffer_size=10_000)
     checkpoint = Checkpoint(200, tmp_path / "checkpoint")
-    agent.learn(2000, callback=checkpoint)
+    agent.learn(1200, callback=checkpoint)
     parts = json.loads((tmp_path / "checkpoint" / MANIFEST).read_text())["replay"]["parts"]
-    assert len(parts) >= 5
+    assert len(parts) >= 4
     assert parts[0]["first"] == 0
     assert all(later["first"] == earlier["count"] - 1 for earlier, later in itertools.pairwise(parts))
-    assert parts[-1]["count"] == 2000
+    assert parts[-1]["count"] == 1200
     files = {path.name for path in (tmp_path / "checkpoint").iterdir()}
-    assert files == {MANIFEST, "model-2000.zip", *(part["file"] for part in parts)}
+    assert files == {MANIFEST, "model-1200.zip", *(part["file"] for part in parts)}
 
 
 def test_in_mid_episode_the_transition_ends(tmp_path):
@@ -294,7 +294,7 @@ def check_complete(run):
 
 
 def test_killed_and_resumed(tmp_path):
-    run, steps = kill_and_resume(tmp_path, 2, 0, 0.4)
+    run, steps = kill_and_resume(tmp_path, 1, 0, 0.4)
     assert len(steps) >= 2
     check_complete(run)
 
