@@ -230,6 +230,11 @@ def table(jobs: TrainingList, scores: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def _curve(file: Path) -> pd.Series:
+    evaluations = pd.read_csv(file)
+    return evaluations.set_index(evaluations["timesteps"] / 1000)["mean"]
+
+
 def plot(jobs: TrainingList, file: Path) -> None:
     """Learning curves: RL Zoo's evaluations, each job thin, their mean thick."""
     finished = jobs.finished()
@@ -238,13 +243,13 @@ def plot(jobs: TrainingList, file: Path) -> None:
     for axis, env in zip(axes[0], environments, strict=True):
         for number, method in enumerate(jobs.methods):
             names = [job.name for job in finished if (job.env, job.method) == (env, method)]
-            curves = [pd.read_csv(jobs.results / name / "evaluations.csv").set_index("timesteps")["mean"] for name in names]
+            curves = [_curve(jobs.results / name / "evaluations.csv") for name in names]
             for curve in curves:
                 axis.plot(curve, color=f"C{number}", alpha=0.25, linewidth=0.8)
             if curves:
                 axis.plot(pd.concat(curves, axis=1).mean(axis=1), color=f"C{number}", label=method)
-        axis.set(title=env.split("/")[-1], xlabel="steps", ylabel="score")
-    axes[0, -1].legend(fontsize="small")
+        axis.set(title=env.split("/")[-1], xlabel="thousand steps", ylabel="score")
+        axis.legend(fontsize="small")
     figure.tight_layout()
     figure.savefig(file, dpi=120)
 
