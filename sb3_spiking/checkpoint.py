@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import warnings
 import zipfile
 from collections import deque
@@ -32,6 +33,8 @@ from sb3_spiking.sharing.archive import parse_json, read_agent
 FOLDER = "checkpoint"
 MANIFEST = "checkpoint.json"
 FORMAT = 1
+# Names of the files that belong to checkpoints, whole or not
+_OURS = re.compile(r"\.?(model-\d+\.zip|replay-\d+-\d+\.npz|checkpoint\.json)")
 
 _COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates", "_n_calls")
 _NUMBERS = (*_COUNTERS, "_current_progress_remaining", "exploration_rate")
@@ -171,7 +174,7 @@ class Checkpoint(BaseCallback):
         assert self.folder is not None
         kept = {MANIFEST, manifest["model"], *(part["file"] for part in (manifest["replay"] or {}).get("parts", []))}
         for path in self.folder.iterdir():
-            if path.name not in kept and path.is_file():
+            if path.name not in kept and _OURS.fullmatch(path.name):
                 path.unlink(missing_ok=True)
 
 
@@ -244,8 +247,8 @@ def _restore_environment(model: BaseAlgorithm, manifest: dict[str, Any]) -> None
         if manifest["observations"] is None and buffer is not None and buffer.size():
             # The episode that was cut off ends here, as by a time limit
             last = (buffer.pos - 1) % buffer.buffer_size
+            buffer.timeouts[last] = np.where(buffer.dones[last] == 0, 1, buffer.timeouts[last])
             buffer.dones[last] = 1
-            buffer.timeouts[last] = 1
     if manifest["observations"] is not None and _digest(model._last_obs) != manifest["observations"]:
         warnings.warn(
             "the environment did not begin the episode that comes after the checkpoint: the training goes on with another one",

@@ -203,6 +203,7 @@ class StackedFrames:
         for name, stored in (("ends", self._ends), ("histories", self._histories)):
             for number, env in arrays[name].tolist():
                 stored[number, env] = arrays[f"{name}-{number}-{env}"]
+        self._warned |= any(end.shape == self.shape for end in self._ends.values())
         self._last = arrays["last"] if "last" in arrays else None
         self._sampled = None
 

@@ -122,16 +122,7 @@ def build(
     """
     try:
         return _build(algorithm, record, device, env, hyperparameters or {})
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-        AssertionError,
-        RuntimeError,
-        OverflowError,
-        MemoryError,
-    ) as error:
+    except Exception as error:  # whatever a class says of arguments that it does not take
         reason = (" ".join(str(error).split()) or type(error).__name__)[:1000]
         raise AgentError(f"{record.path}: no agent of {algorithm.__name__} that can be used: {reason}") from error
 
@@ -289,7 +280,9 @@ class _BoundedAllocations(TorchDispatchMode):
 
     def __init__(self, parameters: dict[str, Any]) -> None:
         super().__init__()
-        self._numbers = 10_000_000 + 4 * sum(value.numel() for value in parameters.values() if isinstance(value, th.Tensor))
+        # Tensors that are views of a few numbers do not count
+        stored = [value for value in parameters.values() if isinstance(value, th.Tensor) and value.layout is th.strided]
+        self._numbers = 10_000_000 + sum(value.untyped_storage().nbytes() for value in stored if value.device.type == "cpu")
         self._tensors = 1000 + 100 * len(parameters)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -22,6 +22,8 @@ _WRAPPER_PACKAGES = (
     "sb3_spiking.",
     "stable_baselines3.common.",
 )
+# Wrappers that write files or open windows
+_WRITING_WRAPPERS = ("Monitor", "RecordVideo", "HumanRendering", "RenderCollection")
 _MAX_FRAME_STACK = 100
 
 
@@ -63,7 +65,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise AgentError(f"{file}: {file.stat().st_size} bytes, expected at most {_MAX_YAML}")
     try:
         content = yaml.load(file.read_text(), Loader=_ZooLoader)
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError, RecursionError, OverflowError) as error:
+    except Exception as error:  # PyYAML's constructors fail in many ways
         raise AgentError(f"{file}: damaged, or more than numbers and strings: {' '.join(str(error).split())[:300]}") from error
     if content is None:
         return {}
@@ -121,7 +123,7 @@ def _check_wrapper(wrapper: Any, config: Path) -> None:
             found = getattr(importlib.import_module(module), attribute, None)
         except ImportError:
             found = None
-    if not (isinstance(found, type) and issubclass(found, gym.Wrapper)):
+    if not (isinstance(found, type) and issubclass(found, gym.Wrapper)) or found.__name__ in _WRITING_WRAPPERS:
         packages = ", ".join(package.rstrip(".") for package in _WRAPPER_PACKAGES)
         raise AgentError(
             f"{config}: {str(name)[:100]!r} is no wrapper of {packages}; --trust uses it, for agents of people you trust"
