@@ -12,7 +12,6 @@ import os
 import random
 import re
 import warnings
-import zipfile
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, EventCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -35,6 +34,8 @@ MANIFEST = "checkpoint.json"
 FORMAT = 1
 # Names of the files that belong to checkpoints, whole or not
 _OURS = re.compile(r"\.?(model-\d+\.zip|replay-\d+-\d+\.npz|checkpoint\.json)")
+
+_BUFFERS = (ReplayBuffer, NStepReplayBuffer, FrameStackReplayBuffer)
 
 _COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates", "_n_calls")
 _NUMBERS = (*_COUNTERS, "_current_progress_remaining", "exploration_rate")
@@ -66,22 +67,21 @@ class Checkpoint(BaseCallback):
         self.folder = None if folder is None else Path(folder)
         self.on_error = on_error
         self.restored: dict[str, Any] | None = None
+        self._written: dict[str, Any] | None = None  # what the manifest on disk says
 
     def _init_callback(self) -> None:
-        if self.model.get_vec_normalize_env() is not None:
-            raise ValueError("Checkpoint: the statistics of VecNormalize are not saved; expected an environment without it")
+        _check_model(self.model)
         if self.folder is None:
             self.folder = _run_folder(self.training_env) / FOLDER
-        self._last_saved = self.model.num_timesteps
-        self._before_reset: list[Any] = _env_states(self.training_env)
-        self._replay = _ReplayFiles(self.folder)
-        # Rows that were added to the replay before the first call
-        self._earlier_rows = _filled(self.model) - self.n_calls
+        self._last_saved = self._last_step = self.model.num_timesteps
+        # States of the environments' random generators after the last step and after the one before
+        self._env_states = self._earlier_env_states = _env_states(self.training_env)
+        self._replay = _ReplayFiles(self.folder, getattr(self.model, "replay_buffer", None))
 
     def _on_training_start(self) -> None:
         assert self.folder is not None
         if self.restored is None:
-            if (self.folder / MANIFEST).is_file():
+            if self._written is None and (self.folder / MANIFEST).is_file():
                 raise ValueError(
                     f"{self.folder} has a checkpoint of another training: go on with it (python -m sb3_spiking.resume, or "
                     "sb3_spiking.restore), or move it away"
@@ -92,23 +92,25 @@ class Checkpoint(BaseCallback):
                 _set_callback(callback, state)
         if self.restored["replay"] is not None:
             self._replay.resume(self.restored["replay"])
-            self._earlier_rows = self.restored["replay"]["count"] - self.n_calls
-        self.restored = None
+        self._written, self.restored = self.restored, None
 
     def _on_step(self) -> bool:
+        self._replay.follow()
         return True
 
     def update_locals(self, locals_: dict[str, Any]) -> None:
         super().update_locals(locals_)
         # An environment begins anew within step(): what its random state was before, where a checkpoint is near
-        is_near = self.model.num_timesteps + self.training_env.num_envs - self._last_saved >= self.save_freq
-        if is_near and not np.any(locals_.get("dones", False)):
-            self._before_reset = _env_states(self.training_env)
+        steps = self.model.num_timesteps
+        if steps > self._last_step and steps + 2 * self.training_env.num_envs - self._last_saved >= self.save_freq:
+            self._earlier_env_states, self._env_states = self._env_states, _env_states(self.training_env)
+        self._last_step = steps
 
     def _on_rollout_start(self) -> None:
-        # Between learning and acting everything belongs together
+        # Between learning and acting everything belongs together. Several environments do not end at once.
         steps, at_an_end = self.model.num_timesteps - self._last_saved, self._at_an_end()
-        if steps >= (1 if at_an_end else 2) * self.save_freq:
+        patience = 2 if self.training_env.num_envs == 1 and not at_an_end else 1
+        if steps >= patience * self.save_freq:
             self.save(at_an_end)
 
     def _on_training_end(self) -> None:
@@ -126,7 +128,7 @@ class Checkpoint(BaseCallback):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._write(at_an_end)
         except OSError as error:
-            self._replay.forget()
+            self._clean()
             message = f"the checkpoint in {self.folder} was not written: {error}. The one before is still there."
             if self.on_error == "raise":
                 raise OSError(error.errno, message) from error
@@ -136,10 +138,7 @@ class Checkpoint(BaseCallback):
     def _write(self, at_an_end: bool) -> None:
         assert self.folder is not None
         model, steps = self.model, self.model.num_timesteps
-        replay = None
-        if isinstance(model, OffPolicyAlgorithm):
-            assert model.replay_buffer is not None
-            replay = self._replay.write(model.replay_buffer, self._earlier_rows + self.n_calls)
+        replay = self._replay.write()
         archive = self.folder / f"model-{steps}.zip"
         draft = self.folder / f".{archive.name}"
         with draft.open("wb") as file:
@@ -158,24 +157,47 @@ class Checkpoint(BaseCallback):
                 "torch": th.get_rng_state().tolist(),
                 "cuda": [state.tolist() for state in th.cuda.get_rng_state_all()] if th.cuda.is_available() else [],
                 "actions": _space_states(model.action_space),
-                "environments": self._before_reset if at_an_end else _env_states(self.training_env),
+                "environments": self._earlier_env_states if at_an_end else _env_states(self.training_env),
             },
             "observations": _digest(model._last_obs) if at_an_end else None,
             "callbacks": [_callback_state(callback) for callback in _callbacks(self.locals["callback"])],
             "replay": replay,
+            "monitors": {file.name: file.stat().st_size for file in self.folder.parent.glob("*.monitor.csv")},
         }
-        _replace(self.folder / MANIFEST, json.dumps(manifest, default=_plain).encode())
-        self._clean(manifest)
+        replace_file(self.folder / MANIFEST, json.dumps(manifest, default=_plain).encode())
+        self._written = manifest
+        self._clean()
         if self.verbose:
             print(f"checkpoint after {steps} steps: {self.folder}")
 
-    def _clean(self, manifest: dict[str, Any]) -> None:
-        """Remove what belongs to earlier checkpoints, and what was left by a kill."""
+    def _clean(self) -> None:
+        """Remove what belongs to earlier checkpoints, and what was left by a kill or a failure."""
         assert self.folder is not None
-        kept = {MANIFEST, manifest["model"], *(part["file"] for part in (manifest["replay"] or {}).get("parts", []))}
-        for path in self.folder.iterdir():
+        kept = {part["file"] for part in self._replay.parts}
+        if self._written is not None:
+            replay = self._written["replay"] or {"parts": []}
+            kept |= {MANIFEST, self._written["model"], *(part["file"] for part in replay["parts"])}
+        for path in self.folder.glob("*") if self.folder.is_dir() else ():
             if path.name not in kept and _OURS.fullmatch(path.name):
                 path.unlink(missing_ok=True)
+
+
+def _check_model(model: BaseAlgorithm) -> None:
+    """
+    :raises ValueError: for a training that a checkpoint cannot hold
+    """
+    if model.get_vec_normalize_env() is not None:
+        raise ValueError("Checkpoint: the statistics of VecNormalize are not saved; expected an environment without it")
+    if model._get_torch_save_params() != (["policy", "policy.optimizer"], []):
+        raise ValueError(
+            f"Checkpoint: {type(model).__name__} has more to save than a policy and its optimizer; expected DQN, PPO or A2C"
+        )
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is not None and (type(buffer) not in _BUFFERS or buffer.optimize_memory_usage):
+        raise ValueError(
+            f"Checkpoint: {type(buffer).__name__}, optimize_memory_usage={buffer.optimize_memory_usage}: expected "
+            f"{', '.join(each.__name__ for each in _BUFFERS)}, without optimize_memory_usage"
+        )
 
 
 def restore(model: BaseAlgorithm, folder: str | Path, checkpoint: Checkpoint) -> int:
@@ -209,8 +231,7 @@ def restore(model: BaseAlgorithm, folder: str | Path, checkpoint: Checkpoint) ->
                 raise ValueError(f"a number {name!r}")
             setattr(model, name, value)
         if isinstance(model, OffPolicyAlgorithm):
-            assert model.replay_buffer is not None
-            _ReplayFiles(folder).read(manifest["replay"], model.replay_buffer)
+            _ReplayFiles(folder, model.replay_buffer).read(manifest["replay"])
         _restore_environment(model, manifest)
         # What the next learn() leaves alone
         model.ep_info_buffer = deque(manifest["episodes"], maxlen=model._stats_window_size)
@@ -218,17 +239,7 @@ def restore(model: BaseAlgorithm, folder: str | Path, checkpoint: Checkpoint) ->
         _set_random(model, manifest["random"])
     except AgentError:
         raise
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        RuntimeError,
-        IndexError,
-        OSError,
-        EOFError,
-        zipfile.BadZipFile,
-    ) as error:
+    except Exception as error:  # damage shows in many ways
         raise AgentError(f"{file}: damaged, or of another training: {type(error).__name__}: {error}") from error
     checkpoint.folder, checkpoint.restored = folder, manifest
     return model.num_timesteps
@@ -261,40 +272,60 @@ class _ReplayFiles:
     The replay as files of rows that have come since the file before.
 
     :param folder: of the checkpoint
+    :param buffer: the replay, None for an algorithm without
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, buffer: ReplayBuffer | None) -> None:
+        self.folder, self.buffer = folder, buffer
         self.parts: list[dict[str, Any]] = []
         self.count = 0  # rows of the buffer's life that are in files
+        self._rows = self._position = 0  # rows that were ever filled, and where the next one goes
+        if buffer is not None:
+            self._rows, self._position = buffer.pos + (buffer.buffer_size if buffer.full else 0), buffer.pos
 
     def resume(self, replay: dict[str, Any]) -> None:
         """Go on behind these parts."""
+        assert self.buffer is not None
         self.parts, self.count = list(replay["parts"]), replay["count"]
+        self._rows, self._position = self.count, self.buffer.pos
 
-    def forget(self) -> None:
-        """After a failure, write what is in the buffer from the start."""
-        self.parts, self.count = [], 0
+    def follow(self) -> None:
+        """Count rows, before a whole buffer of them has come."""
+        if isinstance(self.buffer, FrameStackReplayBuffer):
+            self._rows = self.buffer.frames.count
+        elif self.buffer is not None:
+            self._rows += (self.buffer.pos - self._position) % self.buffer.buffer_size
+            self._position = self.buffer.pos
 
-    def write(self, buffer: ReplayBuffer, count: int) -> dict[str, Any]:
-        """Write what is new in a buffer of which ``count`` rows were ever filled; what the manifest says of it."""
+    def write(self) -> dict[str, Any] | None:
+        """Write what is new; what the manifest says of it."""
+        if self.buffer is None:
+            return None
+        self.follow()
+        count = self._rows
+        oldest = max(0, count - self.buffer.buffer_size - self._reach())
         if count > self.count or not self.parts:
-            # Earlier rows are overwritten by now; and one more, which FrameStackReplayBuffer completes late
-            first = max(self.count - 1, 0, count - buffer.buffer_size)
+            # One row more than what is new, which FrameStackReplayBuffer completes late
+            first = max(self.count - 1, oldest)
             name = f"replay-{first}-{count}.npz"
-            rows = np.arange(first, count)
             with (self.folder / f".{name}").open("wb") as file:
-                np.savez(file, **_rows(buffer, rows))  # type: ignore[arg-type]
+                np.savez(file, **_rows(self.buffer, np.arange(first, count)))  # type: ignore[arg-type]
                 file.flush()
                 os.fsync(file.fileno())
             (self.folder / f".{name}").replace(self.folder / name)
             self.parts = [*self.parts, {"file": name, "first": first, "count": count}]
             self.count = count
-        self.parts = [part for part in self.parts if part["count"] > count - buffer.buffer_size]
-        return {"parts": self.parts, "count": count, "kind": type(buffer).__name__}
+        self.parts = [part for part in self.parts if part["count"] > oldest]
+        return {"parts": self.parts, "count": count, "kind": type(self.buffer).__name__}
 
-    def read(self, replay: dict[str, Any], buffer: ReplayBuffer) -> None:
-        """Fill a buffer."""
+    def _reach(self) -> int:
+        """Rows before the oldest transition that belong to its observation."""
+        return self.buffer.frames.n_stack - 1 if isinstance(self.buffer, FrameStackReplayBuffer) else 0
+
+    def read(self, replay: dict[str, Any]) -> None:
+        """Fill the buffer."""
+        buffer = self.buffer
+        assert buffer is not None
         if replay["kind"] != type(buffer).__name__:
             raise ValueError(f"a replay of {replay['kind']}, expected {type(buffer).__name__}")
         for part in replay["parts"]:
@@ -305,15 +336,7 @@ class _ReplayFiles:
         count = replay["count"]
         buffer.pos, buffer.full = count % buffer.buffer_size, count >= buffer.buffer_size
         if isinstance(buffer, FrameStackReplayBuffer):
-            buffer.frames.count = count
-
-
-def _filled(model: BaseAlgorithm) -> int:
-    """Rows of a model's replay that were ever filled, as far as it knows."""
-    buffer = getattr(model, "replay_buffer", None)
-    if isinstance(buffer, FrameStackReplayBuffer):
-        return buffer.frames.count
-    return 0 if buffer is None else buffer.pos + (buffer.buffer_size if buffer.full else 0)
+            buffer.frames.go_on_at(count)
 
 
 def _rows(buffer: ReplayBuffer, numbers: np.ndarray) -> dict[str, np.ndarray]:
@@ -321,7 +344,7 @@ def _rows(buffer: ReplayBuffer, numbers: np.ndarray) -> dict[str, np.ndarray]:
     arrays = {name: getattr(buffer, name)[slots] for name in ("actions", "rewards", "dones", "timeouts")}
     if isinstance(buffer, FrameStackReplayBuffer):
         return arrays | buffer.frames.rows_of(numbers)
-    return arrays | {name: getattr(buffer, name)[slots] for name in _observation_arrays(buffer)}
+    return arrays | {name: getattr(buffer, name)[slots] for name in ("observations", "next_observations")}
 
 
 def _set_rows(buffer: ReplayBuffer, numbers: np.ndarray, arrays: Any) -> None:
@@ -331,17 +354,8 @@ def _set_rows(buffer: ReplayBuffer, numbers: np.ndarray, arrays: Any) -> None:
     if isinstance(buffer, FrameStackReplayBuffer):
         buffer.frames.set_rows(numbers, arrays)
     else:
-        for name in _observation_arrays(buffer):
+        for name in ("observations", "next_observations"):
             getattr(buffer, name)[slots] = arrays[name]
-
-
-def _observation_arrays(buffer: ReplayBuffer) -> tuple[str, ...]:
-    if type(buffer.observations) is not np.ndarray or buffer.optimize_memory_usage:
-        raise ValueError(
-            f"Checkpoint: {type(buffer).__name__}, optimize_memory_usage={buffer.optimize_memory_usage}: expected "
-            "ReplayBuffer, NStepReplayBuffer or FrameStackReplayBuffer without optimize_memory_usage"
-        )
-    return ("observations", "next_observations")
 
 
 def _run_folder(env: Any) -> Path:
@@ -355,7 +369,8 @@ def _run_folder(env: Any) -> Path:
         ) from error
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file at once: whoever reads it sees the one before or the new one, whole."""
     draft = path.with_name(f".{path.name}")
     with draft.open("wb") as file:
         file.write(content)
@@ -385,6 +400,7 @@ def _callback_state(callback: BaseCallback) -> dict[str, Any]:
     if isinstance(callback, EvalCallback):
         state |= {name: float(getattr(callback, name)) for name in ("best_mean_reward", "last_mean_reward")}
         state |= {name: getattr(callback, name) for name in _EVALUATIONS}
+        state["environments"] = _env_states(callback.eval_env)
     return state
 
 
@@ -394,6 +410,8 @@ def _set_callback(callback: BaseCallback, state: dict[str, Any]) -> None:
         callback.best_mean_reward, callback.last_mean_reward = state["best_mean_reward"], state["last_mean_reward"]
         for name in _EVALUATIONS:
             setattr(callback, name, state[name])
+        callback.eval_env.reset()  # with the seeds that wait for it
+        _set_env_states(callback.eval_env, state["environments"])
 
 
 def _generator_state(state: Any) -> Any:

@@ -207,6 +207,15 @@ class StackedFrames:
         self._last = arrays["last"] if "last" in arrays else None
         self._sampled = None
 
+    def go_on_at(self, count: int) -> None:
+        """
+        :param count: number of the next transition, when those before it were set
+        """
+        self.count = count
+        for stored, oldest in ((self._ends, count - self.size), (self._histories, count - self.size - self.n_stack)):
+            for key in [key for key in stored if key[0] < oldest]:
+                del stored[key]
+
     def add(self, obs: np.ndarray, next_obs: np.ndarray) -> None:
         """
         :param obs: observations of a transition, shape (environments, ...)

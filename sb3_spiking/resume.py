@@ -9,6 +9,10 @@ the folder, which RL Zoo evaluates as code: this command is for your own runs.
 
 import argparse
 import importlib
+import itertools
+import json
+import os
+import shutil
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -18,9 +22,10 @@ from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
-from sb3_spiking.checkpoint import FOLDER, MANIFEST, Checkpoint, restore
+from sb3_spiking.checkpoint import FOLDER, MANIFEST, Checkpoint, replace_file, restore
 from sb3_spiking.errors import AgentError
 from sb3_spiking.evaluation import cli
+from sb3_spiking.sharing.archive import parse_json
 from sb3_spiking.sharing.zoo_files import read_yaml
 
 
@@ -53,7 +58,7 @@ class ResumedExperiment(ExperimentManager):
         self.params_path = str(folder / self.env_name)
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        if "env_kwargs" in self._saved and self._eval_env_kwargs_args is None:
+        if "env_kwargs" in self._saved and self.env_kwargs and self._eval_env_kwargs_args is None:
             self.eval_env_kwargs = self._saved["env_kwargs"]
         return dict(self._saved), OrderedDict(sorted(self._saved.items()))
 
@@ -76,10 +81,26 @@ class ResumedExperiment(ExperimentManager):
 
 
 def keep_monitor_files(folder: Path) -> None:
-    """RL Zoo begins its monitor files anew; those that are there stay under names that SB3's ``load_results`` reads too."""
-    for file in folder.glob("[0-9]*.monitor.csv"):
-        part = next(number for number in range(1, 10_000) if not (folder / f"part{number}-{file.name}").exists())
-        file.rename(folder / f"part{part}-{file.name}")
+    """
+    RL Zoo begins its monitor files anew. Those of the checkpoint stay, up to where they were, under names that SB3's
+    ``load_results`` reads too; episodes that were lost with a kill go.
+
+    :param folder: of the run
+    """
+    file = folder / FOLDER / MANIFEST
+    manifest = parse_json(file.read_bytes(), str(file))
+    written, kept = manifest["monitors"], {}
+    for monitor in folder.glob("*.monitor.csv"):
+        if monitor.name not in written:
+            monitor.unlink()
+            continue
+        os.truncate(monitor, min(written[monitor.name], monitor.stat().st_size))
+        kept[monitor.name] = monitor
+    for name in [name for name in kept if name[0].isdigit()]:
+        part = next(number for number in itertools.count(1) if not (folder / f"part{number}-{name}").exists())
+        kept[f"part{part}-{name}"] = Path(shutil.copy(kept.pop(name), folder / f"part{part}-{name}"))
+    manifest["monitors"] = {name: monitor.stat().st_size for name, monitor in kept.items()}
+    replace_file(file, json.dumps(manifest).encode())
 
 
 def resume(folder: Path) -> None:
