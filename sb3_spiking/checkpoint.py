@@ -115,7 +115,8 @@ class Checkpoint(BaseCallback):
 
     def _on_training_end(self) -> None:
         if self.model.num_timesteps > self._last_saved:
-            self.save(self._at_an_end())
+            # A callback that ends the training does so before SB3 has taken notice of the step
+            self.save(self._at_an_end() and self.model.num_timesteps >= self.model._total_timesteps)
 
     def _at_an_end(self) -> bool:
         starts = self.locals.get("dones")
