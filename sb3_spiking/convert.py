@@ -33,6 +33,7 @@ from sb3_spiking.evaluation import cli
 from sb3_spiking.evaluation.agents import Agent, load_agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS
 from sb3_spiking.evaluation.results import interval
+from sb3_spiking.folders import replaced
 from sb3_spiking.policies import SpikingPolicy
 from sb3_spiking.sharing.zoo_files import ZOO_FILES, read_yaml
 from sb3_spiking.snn.layers import delayed
@@ -127,26 +128,18 @@ def save(agent: Agent, converted: DQN, out: Path, record: dict[str, Any]) -> Pat
     """
     name = EnvironmentName(agent.env_id)
     run = run_folder(agent, out)
-    draft = run.with_name(f".{run.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    converted.save(draft / f"{name}.zip")
-    (draft / name).mkdir()
-    for file in ZOO_FILES:
-        source = Path(agent.stats_path) / file
-        if source.is_file() and not source.is_symlink():
-            shutil.copy(source, draft / name / file)
-    config = draft / name / "config.yml"
-    hyperparams = read_yaml(config) if config.is_file() else {}
-    changed = {"policy": "sb3_spiking.SpikingPolicy", "policy_kwargs": repr(converted.policy_kwargs)}
-    config.write_text(yaml.dump({**hyperparams, **changed}, sort_keys=False))
-    (draft / "conversion.json").write_text(json.dumps(record, indent=1))
-    old = run.with_name(f".{run.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if run.exists():
-        run.rename(old)
-    draft.rename(run)
-    shutil.rmtree(old, ignore_errors=True)
+    with replaced(run) as draft:
+        converted.save(draft / f"{name}.zip")
+        (draft / name).mkdir()
+        for file in ZOO_FILES:
+            source = Path(agent.stats_path) / file
+            if source.is_file() and not source.is_symlink():
+                shutil.copy(source, draft / name / file)
+        config = draft / name / "config.yml"
+        hyperparams = read_yaml(config) if config.is_file() else {}
+        changed = {"policy": "sb3_spiking.SpikingPolicy", "policy_kwargs": repr(converted.policy_kwargs)}
+        config.write_text(yaml.dump({**hyperparams, **changed}, sort_keys=False))
+        (draft / "conversion.json").write_text(json.dumps(record, indent=1))
     return run
 
 

@@ -93,7 +93,7 @@ class SpikingSettings:
             object.__setattr__(self, field.name, value)
             rule = _RULES[field.name]
             values = value if field.name in NEURON_SETTINGS and isinstance(value, tuple) else (value,)
-            if not values or not all(rule.accepts(each) for each in values):
+            if not values or len(values) > _MAX_LAYERS or not all(rule.accepts(each) for each in values):
                 per_layer = ", or a list with one for each spiking layer" if field.name in NEURON_SETTINGS else ""
                 raise ValueError(f"{field.name}={getattr(self, field.name)!r}: expected {rule.expected}{per_layer}")
         object.__setattr__(self, "slope", self._resolved_slope())
@@ -205,12 +205,20 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+# Layers of a network, more than any that is trained
+_MAX_LAYERS = 1000
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) <= _MAX_LAYERS
+
+
 def _is_units(value: Any) -> bool:
-    return isinstance(value, tuple) and all(_is_int(units) for units in value)
+    return _is_list(value) and all(_is_int(units) for units in value)
 
 
 def _is_conv_layers(value: Any) -> bool:
-    return isinstance(value, tuple) and all(_is_units(layer) and len(layer) == 3 for layer in value)
+    return _is_list(value) and all(_is_units(layer) and len(layer) == 3 for layer in value)
 
 
 def _choice(choices: Mapping[str, Any] | tuple[str, ...]) -> _Rule:

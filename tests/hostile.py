@@ -6,12 +6,13 @@ import json
 import pickle
 import shutil
 import struct
+import tempfile
 import zipfile
 from pathlib import Path
 
 import torch as th
 
-MARKER = "/tmp/sb3_spiking_hostile_marker"
+MARKER = str(Path(tempfile.gettempdir()) / "sb3_spiking_hostile_marker")
 
 
 class Payload:
@@ -89,6 +90,50 @@ def _pth_with_bomb(content):
     return buffer.getvalue()
 
 
+def _pth_with(pickled):
+    """Weights whose list of names and shapes is this pickle."""
+
+    def change(content):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(buffer, "w") as new:
+            for name in old.namelist():
+                new.writestr(name, pickled if name.endswith("/data.pkl") else old.read(name))
+        return buffer.getvalue()
+
+    return _file("policy.pth", change)
+
+
+class _Memory:
+    def __reduce__(self):
+        return bytearray, (3 << 30,)
+
+
+def _nested(make):
+    value = make(())
+    for _ in range(30):
+        value = make((value, value))
+    return value
+
+
+def _pth_with_many_files(content):
+    buffer = io.BytesIO(content)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        for number in range(11_000):
+            archive.writestr(f"x/{number}", b"")
+    return buffer.getvalue()
+
+
+def _legacy_weights_before(content):
+    buffer = io.BytesIO()
+    th.save({"x": Payload()}, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue() + content
+
+
+def _views(state):
+    state["other"] = th.zeros(1).expand(2**40)
+    state["q_net.features_extractor._extra_state"]["net_arch"] = (20_000, 20_000)
+
+
 def _pickled(value):
     return {":type:": "<class 'x'>", ":serialized:": PICKLE, **value}
 
@@ -104,6 +149,7 @@ HARMLESS = {
     "a payload in an unknown key": _data(extra=_pickled({})),
     "a payload under another type": _data(gamma=0.99, seed=_pickled({"n": 3})),
     "a payload in a file that nobody needs": _file("pytorch_variables.pth", pickle.dumps(Payload())),
+    "weights in front of the weights": _file("policy.pth", _legacy_weights_before),
     "paths out of the folder": _file("../../escaped", b"x"),
     "an absolute path": _file(MARKER, b"x"),
 }
@@ -116,6 +162,12 @@ HOSTILE = {
     "weights that are cut off": _file("policy.pth", lambda content: content[: len(content) // 2]),
     "weights that are a list": _file("policy.pth", tensors([th.zeros(2)])),
     "weights that are compressed": _file("policy.pth", _pth_with_bomb),
+    "weights that take memory": _pth_with(pickle.dumps(_Memory(), 2)),
+    "weights with lists in lists": _pth_with(pickle.dumps(_nested(list), 2)),
+    "weights with tuples as names": _pth_with(pickle.dumps({_nested(tuple): 1}, 2)),
+    "weights with many names": _pth_with(pickle.dumps([{} for _ in range(200_000)], 2)),
+    "weights with many files": _file("policy.pth", _pth_with_many_files),
+    "a network with weights that are views": _weights(_views),
     "an optimizer with a payload": _file("policy.optimizer.pth", tensors({"state": Payload()})),
     "weights of another shape": _weights(lambda state: state.update({BIAS: th.zeros(3)})),
     "weights of another type": _weights(lambda state: state.update({BIAS: th.zeros(2, dtype=th.float64)})),
@@ -131,6 +183,8 @@ HOSTILE = {
     "a decay that is no number": _settings(beta=float("nan")),
     "a network too large": _settings(net_arch=(2**40,)),
     "a network too large for its weights": _settings(net_arch=(30_000, 30_000)),
+    "more layers than a thousand": _settings(net_arch=(1,) * 1001),
+    "decays without end": _settings(beta=(0.5,) * 1_000_000),
     "layers without end": _settings(net_arch=(1,) * 100_000),
     "no settings": _weights(lambda state: state.pop("q_net.features_extractor._extra_state")),
     "data that is no JSON": _file("data", b"\xff\xfe{"),
@@ -155,6 +209,13 @@ HOSTILE = {
             ":serialized:": PICKLE,
         }
     ),
+    "a space of many parts": _data(
+        observation_space={**DICT, "spaces": "{" + ", ".join(f"'{n}': Discrete(3)" for n in range(1000)) + "}"}
+    ),
+    "a space of large parts": _data(
+        observation_space={**DICT, "spaces": "{" + ", ".join(f"'{n}': Box(0, 1, (16777216,), uint8)" for n in range(9)) + "}"}
+    ),
+    "arguments of no optimizer": _data(policy_kwargs={"optimizer_kwargs": {"betas": [0.9]}}),
     "actions without end": _data(action_space={**DISCRETE, "n": str(2**62), "start": "0"}),
     "counters that are text": _data(num_timesteps="many"),
     "counters below zero": _data(num_timesteps=-1),
@@ -180,12 +241,19 @@ def damaged_zips(agent, folder):
     with zipfile.ZipFile(twice, "w") as archive:
         for name, part in (*files.items(), ("data", b"{}")):
             archive.writestr(name, part)
+    for kind in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        small = folder / f"compressed{kind}.zip"
+        announced = bytearray(write_zip(small, {**files, "data": bytes(200_000_000)}, kind).read_bytes())
+        (place,) = struct.unpack_from("<I", announced, announced.rindex(b"PK\x05\x06") + 16)
+        announced[place + 24 : place + 28] = struct.pack("<I", 100)
+        small.write_bytes(announced)
+        yield f"a bomb of kind {kind} that says it is small", small
     bomb = write_zip(folder / "bomb.zip", {**files, "data": b'{"a":"' + bytes(200_000_000)}, zipfile.ZIP_DEFLATED)
     lie, encrypted = (bytearray(write_zip(folder / "whole.zip", files).read_bytes()) for _ in range(2))
     (entry,) = struct.unpack_from("<I", lie, lie.rindex(b"PK\x05\x06") + 16)  # of data in the zip's list of files
     lie[entry + 24 : entry + 28] = struct.pack("<I", 2**31)
     encrypted[entry + 8] |= 1
-    many = write_zip(folder / "many.zip", {**files, **{f"{number}": b"" for number in range(2000)}})
+    many = write_zip(folder / "many.zip", {**files, **{f"{number}": b"" for number in range(11_000)}})
     whole = {
         "cut off": content[: len(content) // 2],
         "cut off at the end": content[:-30],
@@ -249,6 +317,12 @@ CONFIGS = {
     "a wrapper that is a process": "env_wrapper: [subprocess.Popen: {shell: true}]",
     "a wrapper that is a function of ours": "env_wrapper: sb3_spiking.convert.main",
     "a wrapper that is a path": "env_wrapper: gymnasium.wrappers.../../x",
+    "a wrapper that writes": f"env_wrapper: [stable_baselines3.common.monitor.Monitor: {{filename: {MARKER}}}]",
+    "a wrapper that makes videos": f"env_wrapper: [gymnasium.wrappers.RecordVideo: {{video_folder: {MARKER}}}]",
+    "a wrapper that takes memory": "env_wrapper: [gymnasium.wrappers.FrameStackObservation: {stack_size: 30000000}]",
+    "a number of nothing": "a: !!int ''",
+    "a number of absurd length": "frame_stack: 0x" + "F" * 6000,
+    "aliases without end": "a: &a0 [1]\n" + "".join(f"b{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 30)),
     "wrappers that are numbers": "env_wrapper: [1, 2]",
     "two wrappers in one": "env_wrapper: [{a: {}, b: {}}]",
     "a wrapper around all environments": "vec_env_wrapper: os.system",

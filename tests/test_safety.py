@@ -11,6 +11,7 @@ from pathlib import Path
 import hostile
 import pytest
 import torch as th
+from conftest import ENVIRONMENTS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import DQN, PPO
@@ -131,6 +132,14 @@ def test_what_rl_zoo_wrote(agent, tmp_path, name):
             load_agent(tmp_path / "logs", "dqn", "CartPole-v1")
 
 
+def test_wrappers_with_wrong_arguments(agent, tmp_path):
+    _, folder = agent
+    run = zoo_folder(tmp_path / "logs", folder / "agent.zip", "env_wrapper: [gymnasium.wrappers.TimeLimit: {foo: 1}]")
+    loaded = load_agent(tmp_path / "logs", "dqn", "CartPole-v1")
+    with pytest.raises(AgentError, match=f"{run}.*no environment CartPole-v1 as it says: .*foo"):
+        loaded.make_env()
+
+
 def test_what_may_be_wrapped(tmp_path):
     (tmp_path / "config.yml").write_text(
         "!!python/object/apply:collections.OrderedDict\n- - - env_wrapper\n"
@@ -141,6 +150,15 @@ def test_what_may_be_wrapped(tmp_path):
     assert hyperparams["frame_stack"] == 4
     assert hyperparams["env_wrapper"][0] == {"rl_zoo3.wrappers.HistoryWrapper": {"horizon": 3}}
     assert kwargs == {}
+
+
+def test_a_window_too_large(tmp_path, monkeypatch):
+    settings = {"conv_layers": [(4, 3, 1)], "layout": "hwc", "features_dim": 8, "num_steps": 3}
+    model = DQN("SpikingPolicy", ENVIRONMENTS["grid"][0](), policy_kwargs=settings, buffer_size=1)
+    model.save(tmp_path / "agent")
+    sb3_spiking.load(tmp_path / "agent.zip")
+    monkeypatch.setattr("sb3_spiking.sharing.loading.MAX_WINDOW", 3 * 4 * 8 * 8 - 1)
+    assert "a layer whose window has more than 767 numbers" in refused(sb3_spiking.load, tmp_path / "agent.zip")
 
 
 def test_another_algorithm(tmp_path):

@@ -81,22 +81,27 @@ class Agent:
         :param whole_games: in Atari, an episode is a whole game and rewards are not clipped
         :param subprocesses: one process for each environment
         :return: environments that the agent was trained in, observations normalised and stacked
+        :raises AgentError: if they cannot be made
         """
         hyperparams = copy.deepcopy(self.hyperparams)
         own = hyperparams.get("env_wrapper") or []
         own = [_whole_games(wrapper) if whole_games else wrapper for wrapper in (own if isinstance(own, list) else [own])]
         hyperparams["env_wrapper"] = [*own, *self.wrappers]
-        with contextlib.redirect_stdout(io.StringIO()):  # RL Zoo reports what it stacks and loads each time
-            return create_test_env(
-                self.env_id,
-                n_envs=n_envs,
-                stats_path=self.stats_path,
-                seed=seed,
-                should_render=False,
-                hyperparams=hyperparams,
-                env_kwargs=self.env_kwargs,
-                vec_env_cls=SubprocVecEnv if subprocesses else DummyVecEnv,
-            )
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # RL Zoo reports what it stacks and loads each time
+                return create_test_env(
+                    self.env_id,
+                    n_envs=n_envs,
+                    stats_path=self.stats_path,
+                    seed=seed,
+                    should_render=False,
+                    hyperparams=hyperparams,
+                    env_kwargs=self.env_kwargs,
+                    vec_env_cls=SubprocVecEnv if subprocesses else DummyVecEnv,
+                )
+        except Exception as error:  # whatever an environment or a wrapper says of its arguments
+            reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
+            raise AgentError(f"{self.stats_path}: no environment {self.env_id} as it says: {reason}") from error
 
 
 def _whole_games(wrapper: Any) -> Any:

@@ -6,17 +6,19 @@ PyTorch reads in its mode for weights alone. Our folder holds JSON and safetenso
 """
 
 import io
+import itertools
 import json
-import pickle
+import mmap
+import re
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors
 import torch as th
 from safetensors.torch import load_file
 
 from sb3_spiking.errors import AgentError
+from sb3_spiking.sharing.pickles import check_weights_pickle
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -29,7 +31,8 @@ _POLICY_OPTIMIZER = "policy.optimizer.pth"
 # Bytes. The text of a replay's last frames in ``data`` is the largest that agents have.
 MAX_JSON = 16 * 2**20
 MAX_TENSORS = 2 * 2**30
-_MAX_MEMBERS = 1000
+# Files in a zip, those in the zips of PyTorch within it among them
+_MAX_MEMBERS = 10_000
 
 
 class AgentRecord(NamedTuple):
@@ -87,7 +90,10 @@ def _read_folder(folder: Path) -> AgentRecord:
             raise AgentError(f"{folder}: no agent, there is no {file.name} in it")
         if file.stat().st_size > limit:
             raise AgentError(f"{file}: {file.stat().st_size} bytes, expected at most {limit}")
-    data = parse_json(config.read_bytes(), str(config))
+    try:
+        data = parse_json(config.read_bytes(), str(config))
+    except OSError as error:
+        raise AgentError(f"{config}: it cannot be read: {_one_line(error)}") from error
     optimizer = folder / OPTIMIZER
     state = _unflattened(_read_tensors(optimizer), str(optimizer)) if optimizer.is_file() else None
     return AgentRecord(folder, data, _read_tensors(weights), state)
@@ -96,7 +102,7 @@ def _read_folder(folder: Path) -> AgentRecord:
 def _read_tensors(file: Path) -> dict[str, Any]:
     try:
         return load_file(file)
-    except (safetensors.SafetensorError, ValueError, RuntimeError, TypeError, KeyError, OverflowError) as error:
+    except Exception as error:  # files that cannot be read, and what safetensors says of damage
         raise AgentError(f"{file}: damaged safetensors: {_one_line(error)}") from error
 
 
@@ -122,11 +128,13 @@ def _unflattened(tensors: dict[str, th.Tensor], source: str) -> dict[str, Any]:
 
 def _read_zip(path: Path) -> AgentRecord:
     try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            _check_members(content)
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             names = [member.filename for member in members]
-            if len(members) > _MAX_MEMBERS or len(set(names)) < len(names):
-                raise AgentError(f"{path}: a zip with too many files, or two of one name")
+            if len(set(names)) < len(names):
+                raise AgentError(f"{path}: a zip with two files of one name")
             missing = [name for name in (_DATA, _POLICY) if name not in names]
             if missing:
                 raise AgentError(f"{path}: damaged, or no agent of SB3: there is no {' and no '.join(missing)} in the zip")
@@ -154,9 +162,19 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int, path: Path) -> byte
         return file.read(limit)
 
 
+def _check_members(content: bytes | mmap.mmap) -> None:
+    """
+    :raises ValueError: for a zip that lists so many files that reading the list would take long
+    """
+    entries = re.finditer(b"PK\x01\x02", content)
+    if sum(1 for _ in itertools.islice(entries, _MAX_MEMBERS + 1)) > _MAX_MEMBERS:
+        raise ValueError(f"more than {_MAX_MEMBERS} files")
+
+
 def _tensors(content: bytes, source: str) -> dict[str, Any]:
     try:
         # A zip in the zip, whose files PyTorch stores as they are
+        _check_members(content)
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             plain = io.BytesIO()
             compressed = [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
@@ -165,13 +183,14 @@ def _tensors(content: bytes, source: str) -> dict[str, Any]:
             # PyTorch reads what was checked, whatever else is in the file
             with zipfile.ZipFile(plain, "w") as copy:
                 for member in archive.infolist():
-                    copy.writestr(member.filename, archive.read(member))
+                    part = archive.read(member)
+                    if member.filename.endswith("/data.pkl"):
+                        check_weights_pickle(part)
+                    copy.writestr(member.filename, part)
         plain.seek(0)
         state = th.load(plain, map_location="cpu", weights_only=True)
     except AgentError:
         raise
-    except pickle.UnpicklingError as error:
-        raise AgentError(f"{source}: more than weights, PyTorch refuses to read it") from error
     except Exception as error:  # PyTorch's reader fails in many ways
         raise AgentError(f"{source}: damaged: {_one_line(error)}") from error
     if not isinstance(state, dict):

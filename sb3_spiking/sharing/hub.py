@@ -1,6 +1,7 @@
 """Agents on the Hugging Face Hub: pushed so that plain SB3, RL Zoo and we can load them, loaded without unpickling."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import shutil
@@ -198,7 +199,7 @@ def _record(agent: Any, file: Path, length: int) -> None:
     """A video of the agent, if there is what it takes to make one."""
     env = None
     try:
-        recorded = type(agent)(**{**vars(agent), "env_kwargs": {**agent.env_kwargs, "render_mode": "rgb_array"}})
+        recorded = dataclasses.replace(agent, env_kwargs={**agent.env_kwargs, "render_mode": "rgb_array"})
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             env = VecVideoRecorder(

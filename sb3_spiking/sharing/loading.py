@@ -38,6 +38,8 @@ _CLASSES: dict[str, type] = {
 
 #: A decision of an agent that is loaded takes at most this many simulation steps; conversions use hundreds
 MAX_NUM_STEPS = 10_000
+#: The window of its largest convolution has at most this many numbers; that of the paper's network has 819,200
+MAX_WINDOW = 2**27
 _EXTRA_STATE = "_extra_state"
 _SETTINGS = f"q_net.features_extractor.{_EXTRA_STATE}"
 
@@ -158,6 +160,9 @@ def _build(
     exploration_rate = getattr(model, "exploration_rate", None)
     with _BoundedAllocations(record.parameters):
         model._setup_model()
+    for module in model.policy.modules():
+        if isinstance(module, SpikingNatureCNN) and module.settings.num_steps * module.largest_layer > MAX_WINDOW:
+            raise ValueError(f"a layer whose window has more than {MAX_WINDOW} numbers")
     if exploration_rate is not None:
         model.exploration_rate = exploration_rate  # type: ignore[attr-defined]
     if env is None and isinstance(model, DQN):

@@ -1,7 +1,6 @@
 """An agent as a folder of JSON and safetensors, which anybody can read and nothing in which can run."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from safetensors.torch import save_file
 from stable_baselines3 import DQN
 from stable_baselines3.common.type_aliases import TrainFreq
 
+from sb3_spiking.folders import replaced
 from sb3_spiking.policies import SpikingPolicy
 from sb3_spiking.sharing.archive import CONFIG, OPTIMIZER, WEIGHTS, flattened
 from sb3_spiking.sharing.loading import COUNTERS, HYPERPARAMETERS
@@ -35,24 +35,13 @@ def save(model: DQN, folder: str | Path, **about: Any) -> Path:
     if folder.exists() and not (folder / CONFIG).is_file():
         raise FileExistsError(f"{folder} is there and holds no agent: expected a new folder")
     text = json.dumps({**config(model), **about}, indent=1)
-    draft = folder.with_name(f".{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
+    with replaced(folder) as draft:
         (draft / CONFIG).write_text(text)
         tensors = {name: value for name, value in model.policy.state_dict().items() if isinstance(value, th.Tensor)}
         save_file({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}, draft / WEIGHTS)
         state = flattened(model.policy.optimizer.state_dict())
         if state:
             save_file({name: tensor.cpu() for name, tensor in state.items()}, draft / OPTIMIZER)
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        draft.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 

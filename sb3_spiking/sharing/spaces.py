@@ -3,7 +3,7 @@
 import ast
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +14,7 @@ from gymnasium import spaces
 MAX_ELEMENTS = 2**24
 #: An action space or a discrete observation has at most this many values
 MAX_VALUES = 2**20
+_MAX_PARTS = 20
 
 _DTYPE = re.compile(r"(bool|u?int(8|16|32|64)|float(16|32|64))")
 _NUMBER = re.compile(r"[-+]?(?:inf|\d+\.?\d*(?:e[-+]?\d+)?|\.\d+)|True|False")
@@ -76,7 +77,8 @@ def space_from_json(record: Any) -> gym.Space:
             isinstance(part, dict) and part.get("type") != "Dict" for part in parts.values()
         ):
             raise ValueError("a Dict space holds spaces that are no Dicts")
-        return spaces.Dict({str(name): space_from_json(part) for name, part in parts.items()})
+        _check_parts(parts)
+        return _dict({str(name): space_from_json(part) for name, part in parts.items()})
     raise ValueError(f"a space of type {str(kind)[:50]!r}: expected Box, Discrete, MultiDiscrete, MultiBinary or Dict")
 
 
@@ -123,7 +125,7 @@ def _bound_from_text(record: dict[str, Any], name: str, shape: tuple[int, ...], 
 
 
 def _text_number(text: str) -> float:
-    return {"True": 1.0, "False": 0.0}.get(text) if text in ("True", "False") else float(text)  # type: ignore[return-value]
+    return float(text == "True") if text in ("True", "False") else float(text)
 
 
 def _dict_from_text(text: Any) -> spaces.Dict:
@@ -138,6 +140,7 @@ def _dict_from_text(text: Any) -> spaces.Dict:
         tree = tree.args[0]
     if not isinstance(tree, ast.Dict):
         raise ValueError(f"a Dict space that cannot be read from its text, {text[:100]!r}")
+    _check_parts(tree.keys)
     parts: dict[str, gym.Space] = {}
     for key, call in zip(tree.keys, tree.values, strict=True):
         if not isinstance(key, ast.Constant) or not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
@@ -147,7 +150,7 @@ def _dict_from_text(text: Any) -> spaces.Dict:
             parts[str(key.value)] = _PARTS[call.func.id](*arguments)
         except (KeyError, TypeError) as error:
             raise ValueError(f"a Dict space with a part that cannot be read from its text, {call.func.id}") from error
-    return spaces.Dict(parts)
+    return _dict(parts)
 
 
 # As they print themselves
@@ -170,6 +173,18 @@ def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
         return node.value
     raise ValueError("a Dict space with arguments that are no numbers")
+
+
+def _check_parts(parts: Collection[Any]) -> None:
+    if len(parts) > _MAX_PARTS:
+        raise ValueError(f"a Dict space of {len(parts)} parts, expected at most {_MAX_PARTS}")
+
+
+def _dict(parts: dict[str, gym.Space]) -> spaces.Dict:
+    numbers = sum(math.prod(part.shape or ()) for part in parts.values())
+    if numbers > MAX_ELEMENTS:
+        raise ValueError(f"a Dict space of {numbers} numbers, expected at most {MAX_ELEMENTS}")
+    return spaces.Dict(parts)
 
 
 def _box(shape: Any, dtype: Any, low: Any, high: Any) -> spaces.Box:

@@ -1,10 +1,8 @@
 """What RL Zoo writes beside an agent, read as YAML of numbers, strings, lists and dicts."""
 
-import importlib
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import yaml
 
 from sb3_spiking.errors import AgentError
@@ -14,25 +12,49 @@ ZOO_FILES = ("config.yml", "args.yml", "command.txt", "vecnormalize.pkl")
 
 # Bytes; those of RL Zoo have one or two thousand
 _MAX_YAML = 256 * 1024
-# Where wrappers may come from
-_WRAPPER_PACKAGES = (
-    "gymnasium.wrappers.",
-    "minigrid.wrappers.",
-    "rl_zoo3.wrappers.",
-    "sb3_spiking.",
-    "stable_baselines3.common.",
+# Wrappers that neither write files nor open windows, and take their arguments as numbers and names
+_WRAPPERS = frozenset(
+    f"{module}.{name}"
+    for module, names in {
+        "stable_baselines3.common.atari_wrappers": (
+            "AtariWrapper NoopResetEnv FireResetEnv EpisodicLifeEnv MaxAndSkipEnv ClipRewardEnv WarpFrame StickyActionEnv"
+        ),
+        "rl_zoo3.wrappers": (
+            "ActionNoiseWrapper ActionSmoothingWrapper DelayedRewardWrapper FrameSkip HistoryWrapper HistoryWrapperObsDict "
+            "MaskVelocityWrapper TruncatedOnSuccessWrapper YAMLCompatResizeObservation"
+        ),
+        "gymnasium.wrappers": (
+            "AtariPreprocessing ClipAction ClipReward DelayObservation FilterObservation FlattenObservation "
+            "FrameStackObservation GrayscaleObservation MaxAndSkipObservation RepeatAction RescaleAction RescaleObservation "
+            "ResizeObservation StickyAction TimeAwareObservation TimeLimit"
+        ),
+        "minigrid.wrappers": (
+            "FlatObsWrapper FullyObsWrapper ImgObsWrapper OneHotPartialObsWrapper RGBImgObsWrapper RGBImgPartialObsWrapper"
+        ),
+    }.items()
+    for name in names.split()
 )
-# Wrappers that write files or open windows
-_WRITING_WRAPPERS = ("Monitor", "RecordVideo", "HumanRendering", "RenderCollection")
+# Numbers among their arguments: frames, steps, pixels
+_MAX_ARGUMENT = 1000
+_MAX_TIME_LIMIT = 10_000_000
+_MAX_ALIASES = 10
 _MAX_FRAME_STACK = 100
 
 
 class _ZooLoader(yaml.SafeLoader):
-    """SafeLoader, and the two Python types that RL Zoo writes; without merge keys, which can make much of little."""
+    """SafeLoader, and the two Python types that RL Zoo writes; few aliases and no merge keys, which make much of little."""
+
+    _aliases = 0
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
             raise yaml.constructor.ConstructorError(None, None, "merge keys", node.start_mark)
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._aliases += self.check_event(yaml.AliasEvent)
+        if self._aliases > _MAX_ALIASES:
+            raise yaml.composer.ComposerError(None, None, f"more than {_MAX_ALIASES} aliases", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
 
 
 def _ordered_dict(loader: _ZooLoader, node: yaml.Node) -> dict[Any, Any]:
@@ -104,29 +126,35 @@ def read_environment(folder: Path, trusted: bool = False) -> tuple[dict[str, Any
         _check_wrapper(wrapper, config)
     frame_stack = written.get("frame_stack") or 0
     if isinstance(frame_stack, bool) or not isinstance(frame_stack, int) or not 0 <= frame_stack <= _MAX_FRAME_STACK:
-        raise AgentError(
-            f"{config}: frame_stack={str(frame_stack)[:50]}, expected a number of frames up to {_MAX_FRAME_STACK}"
-        )
+        raise AgentError(f"{config}: frame_stack: expected a number of frames up to {_MAX_FRAME_STACK}")
     return {"env_wrapper": wrappers, "frame_stack": frame_stack, "normalize": False}, dict(env_kwargs)
 
 
 def _check_wrapper(wrapper: Any, config: Path) -> None:
-    names = list(wrapper) if isinstance(wrapper, dict) else [wrapper]
-    name, arguments = (
-        names[0] if len(names) == 1 else None,
-        wrapper.get(names[0]) if isinstance(wrapper, dict) and names else None,
-    )
-    found: Any = None
-    if isinstance(name, str) and name.startswith(_WRAPPER_PACKAGES) and all(part.isidentifier() for part in name.split(".")):
-        module, _, attribute = name.rpartition(".")
-        try:
-            found = getattr(importlib.import_module(module), attribute, None)
-        except ImportError:
-            found = None
-    if not (isinstance(found, type) and issubclass(found, gym.Wrapper)) or found.__name__ in _WRITING_WRAPPERS:
-        packages = ", ".join(package.rstrip(".") for package in _WRAPPER_PACKAGES)
+    """
+    :raises AgentError: for a wrapper that is not among those that are known, or with arguments that it should not have
+    """
+    one = wrapper if isinstance(wrapper, dict) and len(wrapper) == 1 else {wrapper if isinstance(wrapper, str) else None: None}
+    ((name, arguments),) = one.items()
+    if name not in _WRAPPERS:
         raise AgentError(
-            f"{config}: {str(name)[:100]!r} is no wrapper of {packages}; --trust uses it, for agents of people you trust"
+            f"{config}: {str(name)[:100]!r} is none of the wrappers that are known to do nothing else; --trust uses it, for "
+            "agents of people you trust"
         )
-    if arguments is not None and (not isinstance(arguments, dict) or not all(isinstance(each, str) for each in arguments)):
+    if arguments is None:
+        return
+    if not isinstance(arguments, dict) or not all(isinstance(each, str) for each in arguments):
         raise AgentError(f"{config}: the arguments of {name} are no dict of names")
+    limit = _MAX_TIME_LIMIT if name == "gymnasium.wrappers.TimeLimit" else _MAX_ARGUMENT
+    if not all(_is_small(value, limit) for value in arguments.values()):
+        raise AgentError(f"{config}: the arguments of {name}: expected numbers up to {limit}, strings and short lists of them")
+
+
+def _is_small(value: Any, limit: int) -> bool:
+    if isinstance(value, (list, tuple)):
+        return len(value) <= 100 and all(
+            not isinstance(each, (list, tuple, dict)) and _is_small(each, limit) for each in value
+        )
+    if isinstance(value, (int, float)):
+        return abs(value) <= limit
+    return value is None or isinstance(value, str)
