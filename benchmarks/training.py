@@ -6,7 +6,8 @@ Trains every agent of a list and compares them: table, average performance ratio
 A list names environments and methods; a job is one environment, method and seed, trained by one RL Zoo command in a process of
 its own with one thread. Its YAML:
 
-* ``environments``, ``seeds``, ``steps`` of a job (by default what the hyperparameters say), ``env_kwargs``
+* ``environments``: names, or a dict with more ``arguments`` for each
+* ``seeds``, ``steps`` of a job (by default what the hyperparameters say), ``env_kwargs``
 * ``arguments``: of RL Zoo's command, for all jobs
 * ``methods``: by name, ``algo`` ("dqn" by default), more ``arguments`` and ``hyperparams`` that it changes
 * ``reference``: the method that performance ratios refer to
@@ -83,7 +84,8 @@ class TrainingList:
         self.env_kwargs: dict[str, Any] = content.get("env_kwargs", {})
         self.reference: str = content["reference"]
         self.methods: dict[str, dict[str, Any]] = content["methods"]
-        self.environments: list[str] = content["environments"]
+        named = content["environments"]
+        self.environments: dict[str, str] = named if isinstance(named, dict) else dict.fromkeys(named, "")
         # Seed by seed, so that what is there early compares all methods
         self.jobs = [
             Job(env, method, seed)
@@ -97,7 +99,7 @@ class TrainingList:
         command += ["-f", str(folder), "--num-threads", "1", *self.arguments]
         if self.steps is not None:
             command += ["-n", str(self.steps)]
-        command += method.get("arguments", "").split()
+        command += [*self.environments[job.env].split(), *method.get("arguments", "").split()]
         if self.env_kwargs:
             command += ["--env-kwargs", *(f"{name}:{value!r}" for name, value in self.env_kwargs.items())]
         if "hyperparams" in method:

@@ -20,13 +20,12 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, EventCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_spiking.errors import AgentError
-from sb3_spiking.replay import FrameStackReplayBuffer
+from sb3_spiking.replay_files import BUFFERS, ReplayFiles
 from sb3_spiking.sharing.archive import parse_json, read_agent
 
 FOLDER = "checkpoint"
@@ -34,8 +33,6 @@ MANIFEST = "checkpoint.json"
 FORMAT = 1
 # Names of the files that belong to checkpoints, whole or not
 _OURS = re.compile(r"\.?(model-\d+\.zip|replay-\d+-\d+\.npz|checkpoint\.json)")
-
-_BUFFERS = (ReplayBuffer, NStepReplayBuffer, FrameStackReplayBuffer)
 
 _COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates", "_n_calls")
 _NUMBERS = (*_COUNTERS, "_current_progress_remaining", "exploration_rate")
@@ -76,7 +73,7 @@ class Checkpoint(BaseCallback):
         self._last_saved = self._last_step = self.model.num_timesteps
         # States of the environments' random generators after the last step and after the one before
         self._env_states = self._earlier_env_states = _env_states(self.training_env)
-        self._replay = _ReplayFiles(self.folder, getattr(self.model, "replay_buffer", None))
+        self._replay = ReplayFiles(self.folder, getattr(self.model, "replay_buffer", None))
 
     def _on_training_start(self) -> None:
         assert self.folder is not None
@@ -194,10 +191,10 @@ def _check_model(model: BaseAlgorithm) -> None:
             f"Checkpoint: {type(model).__name__} has more to save than a policy and its optimizer; expected DQN, PPO or A2C"
         )
     buffer = getattr(model, "replay_buffer", None)
-    if buffer is not None and (type(buffer) not in _BUFFERS or buffer.optimize_memory_usage):
+    if buffer is not None and (type(buffer) not in BUFFERS or buffer.optimize_memory_usage):
         raise ValueError(
             f"Checkpoint: {type(buffer).__name__}, optimize_memory_usage={buffer.optimize_memory_usage}: expected "
-            f"{', '.join(each.__name__ for each in _BUFFERS)}, without optimize_memory_usage"
+            f"{', '.join(each.__name__ for each in BUFFERS)}, without optimize_memory_usage"
         )
 
 
@@ -232,7 +229,7 @@ def restore(model: BaseAlgorithm, folder: str | Path, checkpoint: Checkpoint) ->
                 raise ValueError(f"a number {name!r}")
             setattr(model, name, value)
         if isinstance(model, OffPolicyAlgorithm):
-            _ReplayFiles(folder, model.replay_buffer).read(manifest["replay"])
+            ReplayFiles(folder, model.replay_buffer).read(manifest["replay"])
         _restore_environment(model, manifest)
         # What the next learn() leaves alone
         model.ep_info_buffer = deque(manifest["episodes"], maxlen=model._stats_window_size)
@@ -266,97 +263,6 @@ def _restore_environment(model: BaseAlgorithm, manifest: dict[str, Any]) -> None
             "the environment did not begin the episode that comes after the checkpoint: the training goes on with another one",
             stacklevel=3,
         )
-
-
-class _ReplayFiles:
-    """
-    The replay as files of rows that have come since the file before.
-
-    :param folder: of the checkpoint
-    :param buffer: the replay, None for an algorithm without
-    """
-
-    def __init__(self, folder: Path, buffer: ReplayBuffer | None) -> None:
-        self.folder, self.buffer = folder, buffer
-        self.parts: list[dict[str, Any]] = []
-        self.count = 0  # rows of the buffer's life that are in files
-        self._rows = self._position = 0  # rows that were ever filled, and where the next one goes
-        if buffer is not None:
-            self._rows, self._position = buffer.pos + (buffer.buffer_size if buffer.full else 0), buffer.pos
-
-    def resume(self, replay: dict[str, Any]) -> None:
-        """Go on behind these parts."""
-        assert self.buffer is not None
-        self.parts, self.count = list(replay["parts"]), replay["count"]
-        self._rows, self._position = self.count, self.buffer.pos
-
-    def follow(self) -> None:
-        """Count rows, before a whole buffer of them has come."""
-        if isinstance(self.buffer, FrameStackReplayBuffer):
-            self._rows = self.buffer.frames.count
-        elif self.buffer is not None:
-            self._rows += (self.buffer.pos - self._position) % self.buffer.buffer_size
-            self._position = self.buffer.pos
-
-    def write(self) -> dict[str, Any] | None:
-        """Write what is new; what the manifest says of it."""
-        if self.buffer is None:
-            return None
-        self.follow()
-        count = self._rows
-        oldest = max(0, count - self.buffer.buffer_size - self._reach())
-        if count > self.count or not self.parts:
-            # One row more than what is new, which FrameStackReplayBuffer completes late
-            first = max(self.count - 1, oldest)
-            name = f"replay-{first}-{count}.npz"
-            with (self.folder / f".{name}").open("wb") as file:
-                np.savez(file, **_rows(self.buffer, np.arange(first, count)))  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-            (self.folder / f".{name}").replace(self.folder / name)
-            self.parts = [*self.parts, {"file": name, "first": first, "count": count}]
-            self.count = count
-        self.parts = [part for part in self.parts if part["count"] > oldest]
-        return {"parts": self.parts, "count": count, "kind": type(self.buffer).__name__}
-
-    def _reach(self) -> int:
-        """Rows before the oldest transition that belong to its observation."""
-        return self.buffer.frames.n_stack - 1 if isinstance(self.buffer, FrameStackReplayBuffer) else 0
-
-    def read(self, replay: dict[str, Any]) -> None:
-        """Fill the buffer."""
-        buffer = self.buffer
-        assert buffer is not None
-        if replay["kind"] != type(buffer).__name__:
-            raise ValueError(f"a replay of {replay['kind']}, expected {type(buffer).__name__}")
-        for part in replay["parts"]:
-            if Path(part["file"]).name != part["file"]:
-                raise ValueError(f"a file in another folder, {part['file']}")
-            with np.load(self.folder / part["file"], allow_pickle=False) as arrays:
-                _set_rows(buffer, np.arange(part["first"], part["count"]), arrays)
-        count = replay["count"]
-        buffer.pos, buffer.full = count % buffer.buffer_size, count >= buffer.buffer_size
-        if isinstance(buffer, FrameStackReplayBuffer):
-            buffer.frames.go_on_at(count)
-
-
-def _rows(buffer: ReplayBuffer, numbers: np.ndarray) -> dict[str, np.ndarray]:
-    slots = numbers % buffer.buffer_size
-    arrays = {name: getattr(buffer, name)[slots] for name in ("actions", "rewards", "dones", "timeouts")}
-    if isinstance(buffer, FrameStackReplayBuffer):
-        return arrays | buffer.frames.rows_of(numbers)
-    return arrays | {name: getattr(buffer, name)[slots] for name in ("observations", "next_observations")}
-
-
-def _set_rows(buffer: ReplayBuffer, numbers: np.ndarray, arrays: Any) -> None:
-    slots = numbers % buffer.buffer_size
-    for name in ("actions", "rewards", "dones", "timeouts"):
-        getattr(buffer, name)[slots] = arrays[name]
-    if isinstance(buffer, FrameStackReplayBuffer):
-        buffer.frames.set_rows(numbers, arrays)
-    else:
-        for name in ("observations", "next_observations"):
-            getattr(buffer, name)[slots] = arrays[name]
 
 
 def _run_folder(env: Any) -> Path:

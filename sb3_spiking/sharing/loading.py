@@ -218,11 +218,11 @@ def _with_settings(policy_kwargs: dict[str, Any], written: Any) -> dict[str, Any
         raise ValueError(f"num_steps={settings.num_steps}: expected at most {MAX_NUM_STEPS}")
     names = settings.as_dict()
     others = {name: value for name, value in policy_kwargs.items() if name not in names and name != "preset"}
-    for extractor_kwargs in (others.get("features_extractor_kwargs"),):
-        if isinstance(extractor_kwargs, dict):
-            others["features_extractor_kwargs"] = {
-                name: value for name, value in extractor_kwargs.items() if name not in names and name != "preset"
-            }
+    extractor_kwargs = others.get("features_extractor_kwargs")
+    if isinstance(extractor_kwargs, dict):  # where they may stand as well
+        others["features_extractor_kwargs"] = {
+            name: value for name, value in extractor_kwargs.items() if name not in names and name != "preset"
+        }
     return {**others, **{name: value for name, value in names.items() if value is not None}}
 
 
