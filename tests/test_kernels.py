@@ -129,7 +129,7 @@ def test_membranes_stay_in_single_precision(backend, dtype):
     th.testing.assert_close(grads[0].float(), expected_grads[0], rtol=1e-2, atol=1e-2)
 
 
-# (T, B, C, H, W, O, kernel, stride): the paper's three, odd ones, a linear layer, more channels than a word has bits
+# (T, B, C, H, W, O, kernel, stride): the paper's three, odd ones, linear layers, more channels than a word has bits
 CONVOLUTIONS = [
     (4, 2, 32, 20, 20, 64, 4, 2),
     (3, 2, 64, 9, 9, 64, 3, 1),
@@ -139,6 +139,8 @@ CONVOLUTIONS = [
     (1, 1, 1, 3, 3, 7, 2, 1),
     (5, 3, 48, 8, 6, 33, 3, 3),
     (2, 5, 100, 1, 1, 20, 1, 1),
+    (2, 3, 16, 10, 9, 8, 8, 4),  # one position, that leaves pixels out
+    (8, 70, 3, 4, 4, 40, 4, 1),  # a linear layer of many rows
 ]
 
 

@@ -4,7 +4,9 @@ weights of the neurons that fired are added up. Forward and gradient of the weig
 gradient of the spikes is not sparse, and left to PyTorch's dense convolution.
 
 A window of spikes is packed into one bit each: that is all that is saved for the gradients. A row, below, is one step of one
-sample. The weights lie with the output channels innermost, so that each event adds one line of the memory to another.
+sample. The weights lie with the output channels innermost, so that each event adds one line of the memory to another: those of
+a linear layer, a convolution whose kernel is the whole image, in the order of their inputs, which is a plain transposition;
+those of other convolutions pixel by pixel of the kernel.
 """
 
 from typing import Any, NamedTuple
@@ -19,7 +21,7 @@ from numba.np import arrayobj
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from sb3_spiking.snn.kernels.dense import input_gradient, vector_pointer
+from sb3_spiking.snn.kernels.dense import input_gradient, is_linear, vector_pointer
 from sb3_spiking.snn.kernels.threads import kernel, run
 
 # Output channels that are added at once, the largest that does not exceed their number by half: 64 are four registers of
@@ -40,7 +42,8 @@ def _row_operations(lanes: int) -> tuple[Any, Any]:
 
     Both take ``(total, at, weights, start, events, ends, pixel, width, kernel_lines, kernel_width, channels)``. ``start`` is
     where the weights of the first line lie, ``pixel`` the window's first pixel, of lines of ``width``; ``ends`` says how
-    many events come before each pixel.
+    many events come before each pixel. An event is the number of the weights that it adds: counted from the window's first
+    pixel on, of so many ``channels``, or from ``start`` on if ``channels`` is 0.
 
     * ``gather``: for each event ``total[at : at + lanes] += weights[of the event]``
     * ``scatter``: for each event ``weights[of the event] += total[at : at + lanes]``
@@ -200,19 +203,19 @@ def _forward(first, last, words, geometry, together, weights, bias, out):
     Tiles first to last of the rows. words: (R, pixels, words of a pixel); weights: (blocks * taps * C * lanes,); out: (R *
     positions * blocks * lanes,).
     """
-    width, channels, kernel_height, kernel_width, stride, lines, columns, blocks, lanes, tile = geometry
-    events = np.empty((tile, words.shape[1] * channels), np.uint32)
+    order, inputs, taps, width, channels, kernel_height, kernel_width, stride, lines, columns, blocks, lanes, tile = geometry
+    events = np.empty((tile, inputs), np.uint32)
     pixel_ends = np.zeros((tile, words.shape[1] + 1), np.int64)
     outputs, positions = blocks * lanes, lines * columns
     for start in range(first * tile, min(last * tile, words.shape[0]), tile):
         stop = min(start + tile, words.shape[0])
         for row in range(start, stop):
-            unpack(words[row], 0, words.shape[1], (channels, 1), 0, events[row - start], pixel_ends[row - start])
+            unpack(words[row], 0, words.shape[1], order, 0, events[row - start], pixel_ends[row - start])
             for position in range(row * positions, row * positions + positions):
                 out[position * outputs : position * outputs + outputs] = bias
         for block in range(blocks):
             for kernel_line in range(0, kernel_height, together):
-                slab = (block * kernel_height + kernel_line) * kernel_width * channels * lanes
+                slab = (block * taps + kernel_line * kernel_width * channels) * lanes
                 for row in range(start, stop):
                     at = row * positions * outputs + block * lanes
                     for line in range(lines):
@@ -231,8 +234,8 @@ def _weight_gradient(first, last, words, geometry, grads, out):
     Pieces first to last, a piece being the part of one group of rows in one block of output channels.
     grads: (R * positions * blocks * lanes,); out: (groups, blocks * taps * C * lanes), zeros.
     """
-    width, channels, kernel_height, kernel_width, stride, lines, columns, blocks, lanes, tile = geometry
-    events = np.empty((tile, words.shape[1] * channels), np.uint32)
+    order, inputs, taps, width, channels, kernel_height, kernel_width, stride, lines, columns, blocks, lanes, tile = geometry
+    events = np.empty((tile, inputs), np.uint32)
     pixel_ends = np.zeros((tile, words.shape[1] + 1), np.int64)
     outputs, positions, groups = blocks * lanes, lines * columns, out.shape[0]
     for piece in range(first, last):
@@ -242,9 +245,9 @@ def _weight_gradient(first, last, words, geometry, grads, out):
         for start in range(group_first, group_last, tile):
             stop = min(start + tile, group_last)
             for row in range(start, stop):
-                unpack(words[row], 0, words.shape[1], (channels, 1), 0, events[row - start], pixel_ends[row - start])
+                unpack(words[row], 0, words.shape[1], order, 0, events[row - start], pixel_ends[row - start])
             for kernel_line in range(kernel_height):
-                slab = (block * kernel_height + kernel_line) * kernel_width * channels * lanes
+                slab = (block * taps + kernel_line * kernel_width * channels) * lanes
                 for row in range(start, stop):
                     at = row * positions * outputs + block * lanes
                     for line in range(lines):
@@ -289,18 +292,24 @@ def lanes_for(outputs: int) -> int:
     return next((lanes for lanes in _LANES if lanes < 1.5 * outputs), _LANES[-1])
 
 
-def _geometry(shape: th.Size, weight: th.Tensor, stride: int) -> tuple[int, ...]:
+def _geometry(shape: th.Size, weight: th.Tensor, stride: int) -> tuple[Any, ...]:
     """
-    Numbers that describe a convolution to the kernels; the last five: lines, columns, blocks, lanes, rows of a tile.
+    What a convolution is to the kernels: steps of an event's number from pixel to pixel and from channel to channel; numbers
+    of an image; weights of an output; width of the image; channels, 0 if events are numbered as a linear layer's weights; size
+    of the kernel; stride; lines, columns, blocks, lanes, rows of a tile.
     """
-    height, width = shape[3:]
-    outputs, channels, kernel_height, kernel_width = weight.shape
+    channels, height, width = shape[2:]
+    outputs, _, kernel_height, kernel_width = weight.shape
     lines, columns = (height - kernel_height) // stride + 1, (width - kernel_width) // stride + 1
     lanes = lanes_for(outputs)
     blocks = -(-outputs // lanes)
     tile = _TILE_BYTES // (lines * columns * blocks * lanes * weight.element_size())
     tile = max(1, min(tile, -(-shape[:2].numel() // th.get_num_threads())))
-    return width, channels, kernel_height, kernel_width, stride, lines, columns, blocks, lanes, tile
+    order = (1, height * width) if is_linear(shape, weight) else (channels, 1)
+    return (
+        order, shape[2:].numel(), weight[0].numel(), width, 0 if is_linear(shape, weight) else channels,
+        kernel_height, kernel_width, stride, lines, columns, blocks, lanes, tile,
+    )  # fmt: skip
 
 
 def _currents(weight: th.Tensor, bias: th.Tensor, stride: int, packed: Packed) -> th.Tensor:
@@ -309,21 +318,42 @@ def _currents(weight: th.Tensor, bias: th.Tensor, stride: int, packed: Packed) -
     num_steps, samples = packed.shape[:2]
     rows, outputs = num_steps * samples, weight.shape[0]
     missing = blocks * lanes - outputs
-    if missing:
-        weight, bias = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, missing)), F.pad(bias, (0, missing))
+    padded = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else weight
     together = max(1, _LINES_BYTES // (weight[0, :, 0].numel() * lanes * weight.element_size()))
     out = weight.new_empty(rows * lines * columns * blocks * lanes)
-    arguments = (packed.words.numpy(), geometry, together, _blocked(weight, lanes).numpy(), bias.numpy())
+    ordered = _outputs_innermost(padded, lanes, is_linear(packed.shape, weight))
+    arguments = (packed.words.numpy(), geometry, together, ordered.numpy(), F.pad(bias, (0, missing)).numpy())
     run(_forward, -(-rows // tile), packed.spikes * weight[:, 0].numel(), *arguments, out.numpy())
     return out.view(num_steps, samples, lines, columns, blocks * lanes)[..., :outputs].permute(0, 1, 4, 2, 3)
 
 
-def _blocked(weight: th.Tensor, lanes: int) -> th.Tensor:
+def _outputs_innermost(weight: th.Tensor, lanes: int, linear: bool) -> th.Tensor:
     """
     :param weight: shape (O, C, KH, KW), O a multiple of ``lanes``
-    :return: the same with shape (O / lanes, KH, KW, C, lanes), flat
+    :param lanes: outputs of a block
+    :param linear: whether the order of the inputs stays
+    :return: the same with shape (O / lanes, KH, KW, C, lanes), or (O / lanes, C, KH, KW, lanes) if ``linear``, flat
     """
-    return weight.unflatten(0, (-1, lanes)).permute(0, 3, 4, 2, 1).flatten()
+    blocks = weight.unflatten(0, (-1, lanes))
+    if not linear:
+        return blocks.permute(0, 3, 4, 2, 1).flatten()
+    ordered = weight.new_empty(len(blocks), weight[0].numel(), lanes)
+    for block, transposed in zip(blocks.flatten(2), ordered, strict=True):
+        transposed.copy_(block.t())  # one matrix at a time: that is what PyTorch has a fast way for
+    return ordered.flatten()
+
+
+def _as_weight(sums: th.Tensor, weight: th.Tensor, lanes: int, linear: bool) -> th.Tensor:
+    """The other way round: sums for all outputs of all blocks, flat, in the order of ``weight``, of its shape."""
+    blocks = sums.view(-1, weight[0].numel(), lanes)
+    if not linear:
+        _, channels, kernel_height, kernel_width = weight.shape
+        ordered = blocks.unflatten(1, (kernel_height, kernel_width, channels)).permute(0, 4, 3, 1, 2).flatten(0, 1)
+    else:
+        ordered = weight.new_empty(len(blocks) * lanes, weight[0].numel())
+        for block, transposed in zip(blocks, ordered.split(lanes), strict=True):
+            transposed.copy_(block.t())
+    return ordered[: len(weight)].view(weight.shape)
 
 
 class _EventConvolution(th.autograd.Function):
@@ -353,14 +383,12 @@ class _EventConvolution(th.autograd.Function):
 def _weights_gradient(weight: th.Tensor, grad: th.Tensor, stride: int, packed: Packed) -> th.Tensor:
     geometry = _geometry(packed.shape, weight, stride)
     *_, blocks, lanes, _ = geometry
-    outputs, channels, kernel_height, kernel_width = weight.shape
-    missing = blocks * lanes - outputs
+    missing = blocks * lanes - len(weight)
     padded = F.pad(grad, (0, missing)) if missing else grad
     sums = grad.new_zeros(max(1, _GROUPS // blocks), blocks * lanes * weight[0].numel())
     arguments = (packed.words.numpy(), geometry, padded.flatten().numpy(), sums.numpy())
     run(_weight_gradient, sums.shape[0] * blocks, packed.spikes * weight[:, 0].numel(), *arguments)
-    total = sums.sum(dim=0).view(blocks, kernel_height, kernel_width, channels, lanes)
-    return total.permute(0, 4, 3, 1, 2).flatten(0, 1)[:outputs]
+    return _as_weight(sums.sum(dim=0), weight, lanes, is_linear(packed.shape, weight))
 
 
 def convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: int, packed: Packed) -> th.Tensor:
