@@ -6,7 +6,7 @@ train:
 	python -m rl_zoo3.train --algo dqn --env BreakoutNoFrameskip-v4 -f sb3_spiking -P
 
 test:
-	python -m pytest
+	python -m pytest -n 2
 
 test-slow:
 	python -m pytest -m slow

@@ -9,6 +9,9 @@ from pathlib import Path
 if shutil.which("nvidia-smi") is None:
     os.environ["TRITON_INTERPRET"] = "1"
 
+# One thread in processes that tests start, too: two of them share two cores
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -128,14 +131,26 @@ def relu_run(tmp_path_factory):
 
 
 @pytest.fixture
-def fails(relu_run, monkeypatch, capsys):
+def in_process(monkeypatch, capsys):
+    """Runs a command of ours in a folder without a process of its own; what it prints, and what it says of its progress."""
+
+    def run(module, arguments, folder):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", [module, *arguments.split()])
+        cli.run(importlib.import_module(f"sb3_spiking.{module}").main)
+        output = capsys.readouterr()
+        return output.out, output.err
+
+    return run
+
+
+@pytest.fixture
+def fails(relu_run, in_process, capsys):
     """Runs a command of ours in that folder, which must end with one line; the line."""
 
     def run(module, arguments):
-        monkeypatch.chdir(relu_run)
-        monkeypatch.setattr(sys, "argv", [module, *arguments.split()])
         with pytest.raises(SystemExit) as end:
-            cli.run(importlib.import_module(f"sb3_spiking.{module}").main)
+            in_process(module, arguments, relu_run)
         output = capsys.readouterr()
         assert end.value.code == 2
         assert output.out == ""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -33,7 +34,7 @@ SHORT = dataclasses.replace(PROTOCOLS["paper"], episodes=5, max_steps=30)
 
 
 def command(module, arguments, folder, **kwargs):
-    environment = {"PYTHONPATH": str(Path(sb3_spiking.__file__).parents[1]), "PATH": "/usr/bin:/bin"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(sb3_spiking.__file__).parents[1])}
     full = [sys.executable, "-m", module, *arguments.split(), "--num-threads", "1"]
     return subprocess.run(full, cwd=folder, env=environment, capture_output=True, text=True, **kwargs)
 
@@ -291,7 +292,7 @@ def test_robustness_command_survives_a_kill(relu_run):
         "--env CartPole-v1 -f relu --perturbations mask --levels 0 50 100 --episodes 4 --max-steps 200 --n-envs 1 -o rob"
     )
     full = [sys.executable, "-m", "sb3_spiking.robustness", *arguments.split()]
-    environment = {"PYTHONPATH": str(Path(sb3_spiking.__file__).parents[1]), "PATH": "/usr/bin:/bin"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(sb3_spiking.__file__).parents[1])}
     process = subprocess.Popen(full, cwd=relu_run, env=environment, stderr=subprocess.DEVNULL)
     rows = relu_run / "rob/episodes.csv"
     while not (rows.exists() and rows.read_text().count("\n") > 2):
