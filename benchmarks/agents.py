@@ -1,0 +1,146 @@
+"""
+The agents of ``rl-trained-agents``: where they come from, and how they play.
+
+    python benchmarks/agents.py keep benchmarks/cartpole.yml --method rate  # the best seed of each environment of a list
+    python benchmarks/agents.py play                                        # all of them: benchmark.md
+
+``keep`` takes finished jobs of ``benchmarks/training.py``, whose logs must still be there: what RL Zoo saved as the best model
+of the training becomes the agent, with its configuration and evaluations, in RL Zoo's layout. ``play`` evaluates under the
+protocol of Liu et al. 2022; interrupted, it goes on where it stopped.
+"""
+
+import argparse
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import torch as th
+from machine import describe
+from training import Job, TrainingList
+
+import sb3_spiking.minatar  # noqa: F401  (registers its games)
+from sb3_spiking.evaluate import evaluate, summarise
+from sb3_spiking.evaluation.agents import load_agent
+from sb3_spiking.evaluation.episodes import PROTOCOLS
+from sb3_spiking.evaluation.table import markdown
+
+ROOT = Path(__file__).parents[1]
+AGENTS = ROOT / "rl-trained-agents"
+PROTOCOL = PROTOCOLS["paper"]
+
+COLUMNS = {
+    "algo": "algo",
+    "env": "env_id",
+    "score": "mean_reward",
+    "std": "std_reward",
+    "max": "max_reward",
+    "n_timesteps": "n_timesteps",
+    "episodes": "eval_episodes",
+    "num_steps": "T",
+    "firing_rate": "firing rate: %",
+    "spikes": "spikes a decision",
+    "nanojoules": "nJ a decision",
+}
+HEAD = """# Performance of the trained agents
+
+```bash
+{command}
+```
+
+Spiking agents of `rl-trained-agents`, {episodes} episodes each under the protocol of Liu et al. 2022 (epsilon {epsilon}, at
+most {max_steps:,} decisions). `n_timesteps`: steps of the environment after which the agent was saved, at its best evaluation.
+Firing rates, spikes and energy are those of greedy decisions, energy as in [docs/evaluation.md](docs/evaluation.md). Each
+folder has the command of its training and the evaluations during it. They play with RL Zoo's `enjoy` from a clone:
+
+```bash
+python -m rl_zoo3.enjoy --algo dqn --env CartPole-v1 -f rl-trained-agents
+python -m rl_zoo3.enjoy --algo dqn --env MinAtar/Breakout-v1 -f rl-trained-agents --gym-packages sb3_spiking.minatar
+```
+
+{table}
+
+{machine}
+"""
+
+
+def keep(jobs: TrainingList, method: str, logs: Path) -> list[Path]:
+    """
+    Copy the agent of the best seed of each environment.
+
+    :param jobs: list
+    :param method: of the list
+    :param logs: where RL Zoo wrote, the ``--logs`` of the training
+    :return: the agents' folders
+    """
+    scores = jobs.scores()
+    kept = []
+    for env, rows in scores[scores["method"] == method].groupby("env", sort=False):
+        for row in rows.sort_values("mean", ascending=False).itertuples():
+            job = Job(str(env), method, int(row.seed))
+            algo, name = jobs.methods[method].get("algo", "dqn"), str(env).replace("/", "-")
+            trained = logs / job.name / algo / f"{name}_1"
+            if trained.is_dir():
+                break
+        else:
+            raise SystemExit(f"no logs of {method} on {env} in {logs}: expected those of one of its finished jobs")
+        target = AGENTS / algo / f"{name}_1"
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(trained / name, target / name)
+        shutil.copy(trained / "best_model.zip", target / f"{name}.zip")
+        shutil.copy(trained / "evaluations.npz", target)
+        shutil.copy(jobs.results / job.name / "command.txt", target / name)
+        arguments = target / name / "args.yml"  # without where this machine wrote its logs
+        arguments.write_text(re.sub(r"(- log_folder\n +- ).*", r"\1logs", arguments.read_text()))
+        kept.append(target)
+    return kept
+
+
+def play(out: Path, n_envs: int) -> str:
+    """
+    :param out: folder of finished episodes
+    :param n_envs: environments in parallel
+    :return: table of all agents, Markdown
+    """
+    agents = []
+    for path in sorted(AGENTS.glob("*/*/*.zip")):
+        arguments = (path.with_suffix("") / "args.yml").read_text()
+        (env,) = re.findall(r"- env\n +- (\S+)", arguments)
+        agents.append(load_agent(AGENTS, path.parents[1].name, env, device="cpu"))
+    episodes = evaluate(agents, PROTOCOL, out, seeds=[0], n_envs=n_envs)
+    summary, _ = summarise(agents, episodes, {}, {})
+    summary["algo"] = [agent.algo for agent in agents]
+    summary["n_timesteps"] = [agent.model.num_timesteps for agent in agents]
+    summary["num_steps"] = [agent.model.policy.settings.num_steps for agent in agents]
+    return markdown(list(COLUMNS.values()), pd.DataFrame(summary)[list(COLUMNS)].itertuples(index=False))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    keeping = commands.add_parser("keep", help="copy agents that a list has trained")
+    keeping.add_argument("list", type=Path, help="YAML file of jobs")
+    keeping.add_argument("--method", required=True, help="of the list")
+    keeping.add_argument("--only", default="", help="environments whose names contain this")
+    keeping.add_argument("--logs", type=Path, default=Path("logs/training"), help="as given to benchmarks/training.py")
+    playing = commands.add_parser("play", help="evaluate all agents and write benchmark.md")
+    playing.add_argument("-o", "--out", type=Path, default=Path("logs/benchmark"), help="folder of finished episodes")
+    playing.add_argument("--n-envs", type=int, default=8, help="environments in parallel")
+    args = parser.parse_args()
+
+    if args.command == "keep":
+        jobs = TrainingList(args.list)
+        jobs.jobs = [job for job in jobs.jobs if args.only in job.env]
+        for folder in keep(jobs, args.method, args.logs / args.list.stem):
+            print(folder.relative_to(ROOT))
+        return
+    th.set_num_threads(1)
+    table = play(args.out, args.n_envs)
+    print(table)
+    numbers = {"episodes": PROTOCOL.episodes, "epsilon": PROTOCOL.epsilon, "max_steps": PROTOCOL.max_steps}
+    text = HEAD.format(command="python benchmarks/agents.py play", table=table, machine=describe(), **numbers)
+    (ROOT / "benchmark.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
