@@ -13,6 +13,7 @@ import argparse
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch as th
@@ -111,7 +112,8 @@ def play(out: Path, n_envs: int) -> str:
     summary, _ = summarise(agents, episodes, {}, {})
     summary["algo"] = [agent.algo for agent in agents]
     summary["n_timesteps"] = [agent.model.num_timesteps for agent in agents]
-    summary["num_steps"] = [agent.model.policy.settings.num_steps for agent in agents]
+    policies: list[Any] = [agent.model.policy for agent in agents]
+    summary["num_steps"] = [policy.settings.num_steps for policy in policies]
     return markdown(list(COLUMNS.values()), pd.DataFrame(summary)[list(COLUMNS)].itertuples(index=False))
 
 
