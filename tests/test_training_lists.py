@@ -3,9 +3,12 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+
+from sb3_spiking.evaluation.agents import load_agent
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,6 +65,24 @@ def test_a_list_runs_and_what_is_finished_stays(training, tmp_path, monkeypatch,
     training.main()
     assert not (tmp_path / "others").exists()
     assert "| relu | 40.00 (40.00) | 100.0%" in capsys.readouterr().out
+
+    # The agent of a finished job, in RL Zoo's layout
+    import agents
+
+    monkeypatch.setattr(agents, "AGENTS", tmp_path / "kept")
+    jobs = training.TrainingList(Path("small.yml"), Path("results"))
+    (kept,) = agents.keep(jobs, "spiking", Path("logs/small"))
+    assert kept == tmp_path / "kept/dqn/CartPole-v1_1"
+    agent = load_agent(tmp_path / "kept", "dqn", "CartPole-v1")
+    assert agent.env_kwargs == {"max_episode_steps": 50}
+    assert agent.model.policy.settings.net_arch == (8,)
+    curve = np.load(kept / "evaluations.npz")
+    assert agent.model.num_timesteps == curve["timesteps"][curve["results"].mean(axis=1).argmax()]
+    assert str(tmp_path) not in (kept / "CartPole-v1/args.yml").read_text()
+    table = agents.play(tmp_path / "played", n_envs=8).splitlines()
+    assert len(table) == 3
+    assert table[2].startswith("| dqn  | CartPole-v1 |")
+    assert pd.read_csv(tmp_path / "played/episodes.csv")["score"].between(5, 50).sum() == 30
 
 
 def test_a_job_that_fails_says_where_to_look(training, tmp_path):

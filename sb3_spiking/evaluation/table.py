@@ -11,7 +11,8 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     :return: a Markdown table with aligned columns, the first one to the left
     """
     cells = [list(columns), *([_cell(value) for value in row] for row in rows)]
-    widths = [max(len(row[place]) for row in cells) for place in range(len(columns))]
+    # A rule of less than two characters makes no table
+    widths = [max(2, *(len(row[place]) for row in cells)) for place in range(len(columns))]
     aligned = [
         [
             cell.ljust(width) if place == 0 else cell.rjust(width)
