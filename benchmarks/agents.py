@@ -15,7 +15,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch as th
 from machine import describe
 from training import Job, TrainingList
@@ -25,6 +24,7 @@ from sb3_spiking.evaluate import evaluate, summarise
 from sb3_spiking.evaluation.agents import load_agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS
 from sb3_spiking.evaluation.table import markdown
+from sb3_spiking.sharing.zoo_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
 AGENTS = ROOT / "rl-trained-agents"
@@ -46,7 +46,7 @@ COLUMNS = {
 HEAD = """# Performance of the trained agents
 
 ```bash
-{command}
+python benchmarks/agents.py play
 ```
 
 Spiking agents of `rl-trained-agents`, {episodes} episodes each under the protocol of Liu et al. 2022 (epsilon {epsilon}, at
@@ -105,8 +105,7 @@ def play(out: Path, n_envs: int) -> str:
     """
     agents = []
     for path in sorted(AGENTS.glob("*/*/*.zip")):
-        arguments = (path.with_suffix("") / "args.yml").read_text()
-        (env,) = re.findall(r"- env\n +- (\S+)", arguments)
+        env = read_yaml(path.with_suffix("") / "args.yml")["env"]
         agents.append(load_agent(AGENTS, path.parents[1].name, env, device="cpu"))
     episodes = evaluate(agents, PROTOCOL, out, seeds=[0], n_envs=n_envs)
     summary, _ = summarise(agents, episodes, {}, {})
@@ -114,7 +113,7 @@ def play(out: Path, n_envs: int) -> str:
     summary["n_timesteps"] = [agent.model.num_timesteps for agent in agents]
     policies: list[Any] = [agent.model.policy for agent in agents]
     summary["num_steps"] = [policy.settings.num_steps for policy in policies]
-    return markdown(list(COLUMNS.values()), pd.DataFrame(summary)[list(COLUMNS)].itertuples(index=False))
+    return markdown(list(COLUMNS.values()), summary[list(COLUMNS)].itertuples(index=False))
 
 
 def main() -> None:
@@ -140,7 +139,7 @@ def main() -> None:
     table = play(args.out, args.n_envs)
     print(table)
     numbers = {"episodes": PROTOCOL.episodes, "epsilon": PROTOCOL.epsilon, "max_steps": PROTOCOL.max_steps}
-    text = HEAD.format(command="python benchmarks/agents.py play", table=table, machine=describe(), **numbers)
+    text = HEAD.format(table=table, machine=describe(), **numbers)
     (ROOT / "benchmark.md").write_text(text)
 
 

@@ -11,7 +11,8 @@ its own with one thread. Its YAML:
 * ``arguments``: of RL Zoo's command, for all jobs
 * ``methods``: by name, ``algo`` ("dqn" by default), more ``arguments`` and ``hyperparams`` that it changes
 * ``reference``: the method that performance ratios refer to
- What a finished job leaves are a few small files in ``benchmarks/results/LIST/JOB``: RL Zoo's
+
+What a finished job leaves are a few small files in ``benchmarks/results/LIST/JOB``: RL Zoo's
 evaluations, the score, the command and the hyperparameters. A job that has them is not run again, one that was cut off starts
 over: the command can be stopped and repeated, and jobs that are in the repository are done.
 

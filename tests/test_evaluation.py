@@ -185,6 +185,8 @@ def test_tables():
         markdown(["", "x"], [("a", 1234.6), ("bcd", math.nan)])
         == "|     |     x |\n| --- | ----: |\n| a   | 1,235 |\n| bcd |       |"
     )
+    # A rule needs a hyphen
+    assert markdown(["", "T"], [("a", 4)]) == "|    |  T |\n| -- | -: |\n| a  |  4 |"
 
 
 class Frames(gym.Env):

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch as th
 
 import sb3_spiking.minatar  # noqa: F401  (registers its games)
 from sb3_spiking import SpikingPolicy
@@ -30,6 +31,25 @@ def test_each_loads_without_unpickling_and_decides(path):
     assert agent.model.num_timesteps in evaluations["timesteps"]
     for name in ("args.yml", "config.yml", "command.txt"):
         assert (path.with_suffix("") / name).read_text()
+
+
+def test_the_picture_shows_what_the_network_does(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(FOLDER.parent / "benchmarks"))
+    import spike_picture
+
+    seen = spike_picture.watch("MinAtar/Breakout-v1", 3, 2, seed=0)
+    assert {name: each.shape for name, each in seen.items()} == {
+        "boards": (2, 10, 10, 4),
+        "convolution": (2, 4, 16, 8, 8),
+        "dense": (2, 4, 128),
+        "values": (2, 3),
+    }
+    # The Q-values are those of the spikes that it shows
+    output = load_agent(FOLDER, "dqn", "MinAtar/Breakout-v1", device="cpu").model.policy.q_net.q_net
+    rates = th.as_tensor(seen["dense"]).mean(dim=1)
+    np.testing.assert_allclose(output(rates).detach().numpy(), seen["values"], rtol=1e-4)
+    spike_picture.draw(seen, ["no-op", "left", "right"], tmp_path / "spikes.png")
+    assert (tmp_path / "spikes.png").stat().st_size > 10_000
 
 
 def test_cartpole_is_solved():
