@@ -12,7 +12,6 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np import arrayobj
-from torch.nn import functional as F
 from torch.nn import grad as nn_grad
 
 from sb3_spiking.snn.kernels.threads import kernel, run
@@ -20,9 +19,6 @@ from sb3_spiking.snn.kernels.threads import kernel, run
 # Input channels and positions whose sums are held in registers: twelve of the sixteen of AVX2
 _LANES = 16
 _POSITIONS = 6
-# Rows of a matrix product from which oneDNN's convolutions make up for the transposition that they need: with AVX-512 they are
-# several times faster than MKL on processors by AMD, without it about the same
-_ROWS_FOR_ONEDNN = 512
 
 
 def vector_pointer(context, builder, signature, position, array, offset, lanes):
@@ -124,11 +120,7 @@ def input_gradient(shape: th.Size, weight: th.Tensor, grad: th.Tensor, stride: i
     rows, outputs, kernel_height, kernel_width = num_steps * samples, weight.shape[0], *weight.shape[2:]
     lines, columns = grad.shape[2:4]
     if is_linear(shape, weight):
-        matrix, outer = weight.flatten(1), grad.reshape(rows, outputs)
-        if rows < _ROWS_FOR_ONEDNN:
-            return (outer @ matrix).view(shape)
-        products = F.conv2d(outer[None, None].permute(0, 3, 1, 2), matrix.t().contiguous()[:, :, None, None])
-        return products.permute(0, 2, 3, 1).reshape(shape)
+        return (grad.reshape(rows, outputs) @ weight.flatten(1)).view(shape)
     if channels % _LANES:
         images = grad.flatten(0, 1).permute(0, 3, 1, 2)
         weight = weight.contiguous(memory_format=th.channels_last)
