@@ -8,7 +8,7 @@ its own with one thread. Its YAML:
 
 * ``environments``: names, or a dict with more ``arguments`` for each
 * ``seeds``, ``steps`` of a job (by default what the hyperparameters say), ``env_kwargs``
-* ``arguments``: of RL Zoo's command, for all jobs
+* ``arguments``: of RL Zoo's command, and ``hyperparams`` that are changed, for all jobs
 * ``methods``: by name, ``algo`` ("dqn" by default), more ``arguments`` and ``hyperparams`` that it changes
 * ``reference``: the method that performance ratios refer to
 
@@ -42,11 +42,12 @@ import torch as th
 import yaml
 from machine import describe
 from rl_zoo3 import ALGOS
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from tqdm import tqdm
 
 import sb3_spiking  # noqa: F401  (saved spiking agents name its policy)
+from sb3_spiking.evaluation.agents import Agent
+from sb3_spiking.sharing.zoo_files import read_environment
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -82,6 +83,7 @@ class TrainingList:
         self.results = results or RESULTS / file.stem
         self.steps: int | None = content.get("steps")
         self.arguments: list[str] = content["arguments"].split()
+        self.hyperparams: dict[str, Any] = content.get("hyperparams", {})
         self.env_kwargs: dict[str, Any] = content.get("env_kwargs", {})
         self.reference: str = content["reference"]
         self.methods: dict[str, dict[str, Any]] = content["methods"]
@@ -103,8 +105,9 @@ class TrainingList:
         command += [*self.environments[job.env].split(), *method.get("arguments", "").split()]
         if self.env_kwargs:
             command += ["--env-kwargs", *(f"{name}:{value!r}" for name, value in self.env_kwargs.items())]
-        if "hyperparams" in method:
-            command += ["-params", *(f"{name}:{value!r}" for name, value in method["hyperparams"].items())]
+        hyperparams = self.hyperparams | method.get("hyperparams", {})
+        if hyperparams:
+            command += ["-params", *(f"{name}:{value!r}" for name, value in hyperparams.items())]
         return command
 
     def finished(self) -> list[Job]:
@@ -133,37 +136,40 @@ class TrainingList:
         trained = folder / algo / f"{job.env.replace('/', '-')}_1"
         logged = np.load(trained / "evaluations.npz")
         model = ALGOS[algo].load(trained / "best_model.zip", device="cpu")
-        scores = self.play(job.env, model)
-
         partial = folder / "result"
         partial.mkdir()
+        (config,) = trained.glob("*/config.yml")
+        shutil.copy(config, partial / "config.yml")
+        scores = self.play(job.env, model, partial)
+
         evaluations = {"timesteps": logged["timesteps"], "mean": logged["results"].mean(1), "std": logged["results"].std(1)}
         pd.DataFrame(evaluations).round(3).to_csv(partial / "evaluations.csv", index=False)
         score = {"mean": np.mean(scores), "std": np.std(scores), "max": np.max(scores), "train_seconds": seconds}
         pd.DataFrame([score]).round(3).to_csv(partial / "score.csv", index=False)
         shown = self.command(job, Path("logs"))
         (partial / "command.txt").write_text(shlex.join(["python", *shown]) + f"\n{describe()}\n")
-        (config,) = trained.glob("*/config.yml")
-        shutil.copy(config, partial / "config.yml")
         settings = getattr(model.policy, "settings", None)
         if settings is not None:  # the defaults among them
             (partial / "settings.yml").write_text(yaml.safe_dump(json.loads(json.dumps(settings.as_dict())), sort_keys=False))
         self.results.mkdir(parents=True, exist_ok=True)
         shutil.move(partial, self.results / job.name)
 
-    def play(self, env: str, model: Any) -> list[float]:
-        """Scores of new episodes."""
-        environments = make_vec_env(env, n_envs=20, seed=SCORE_SEED, env_kwargs=self.env_kwargs)
+    def play(self, env: str, model: Any, folder: Path) -> list[float]:
+        """Scores of new episodes, whole games in Atari, in the environment of a job, whose ``config.yml`` is in ``folder``."""
+        hyperparams, _ = read_environment(folder)
+        player = Agent(env, "", env, model, folder, hyperparams, str(folder), self.env_kwargs)
+        environments = player.make_env(min(20, SCORE_EPISODES), SCORE_SEED, whole_games=True)
         scores, _ = evaluate_policy(model, environments, n_eval_episodes=SCORE_EPISODES, return_episode_rewards=True)
         assert isinstance(scores, list)
         return scores
 
     def random_score(self, env: str) -> float:
-        """Mean score of random actions."""
+        """Mean score of random actions in the environment of a finished job."""
         file = self.results / "random.csv"
         known = pd.read_csv(file, index_col=0)["mean"].to_dict() if file.exists() else {}
         if env not in known:
-            known[env] = round(float(np.mean(self.play(env, _Random(gym.make(env).action_space)))), 3)
+            folder = next(self.results / job.name for job in self.finished() if job.env == env)
+            known[env] = round(float(np.mean(self.play(env, _Random(gym.make(env).action_space), folder))), 3)
             pd.DataFrame({"mean": known}).rename_axis("environment").to_csv(file)
         return known[env]
 

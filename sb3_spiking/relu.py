@@ -33,8 +33,7 @@ class ReluLayer(nn.Module):
         :return: activations, shape (1, B, \\*out)
         """
         (inputs,) = window
-        if isinstance(self.connection, nn.Linear):
-            inputs = inputs.flatten(1)
+        inputs = inputs.flatten(1) if isinstance(self.connection, nn.Linear) else inputs.contiguous()
         return F.relu(self.connection(inputs))[None]
 
 

@@ -94,6 +94,28 @@ def test_a_job_that_fails_says_where_to_look(training, tmp_path):
     assert jobs.finished() == []
 
 
+def test_random_actions_play_whole_games_in_the_environment_of_a_job(training, tmp_path, monkeypatch):
+    content = {**LIST, "environments": ["PongNoFrameskip-v4"], "env_kwargs": {"max_num_frames_per_episode": 900}}
+    (tmp_path / "pong.yml").write_text(yaml.safe_dump(content))
+    jobs = training.TrainingList(tmp_path / "pong.yml", tmp_path)
+    job = tmp_path / "PongNoFrameskip-v4_relu_3"
+    job.mkdir()
+    wrapper = {"stable_baselines3.common.atari_wrappers.AtariWrapper": {"screen_size": 36}}
+    (job / "config.yml").write_text(yaml.safe_dump({"env_wrapper": [wrapper], "frame_stack": 4}))
+    monkeypatch.setattr(training, "SCORE_EPISODES", 2)
+    shapes = set()
+
+    def stay(self, observations, *args, **kwargs):
+        shapes.add(observations.shape)
+        return np.zeros(len(observations), int), None
+
+    monkeypatch.setattr(training._Random, "predict", stay)
+    score = jobs.random_score("PongNoFrameskip-v4")
+    assert score < 0  # who never moves loses points
+    assert shapes == {(2, 36, 36, 4)}
+    assert pd.read_csv(tmp_path / "random.csv")["mean"].tolist() == [score]
+
+
 def test_performance_ratios_by_hand(training):
     rows = [
         ("A", "relu", 11.0),

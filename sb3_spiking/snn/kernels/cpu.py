@@ -9,7 +9,7 @@ import numpy as np
 import torch as th
 from torch.autograd.function import once_differentiable
 
-from sb3_spiking.snn.kernels.dynamics import RESETS, SURROGATES, dense, restored
+from sb3_spiking.snn.kernels.dynamics import RESETS, SURROGATES, dense, order_of, restored
 from sb3_spiking.snn.kernels.threads import kernel, run
 from sb3_spiking.snn.surrogates import Surrogate
 
@@ -253,7 +253,9 @@ class _LeakyWindow(th.autograd.Function):
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
         currents, beta, threshold = ctx.saved_tensors
         dynamics, spike_grad, membranes = ctx.settings
-        permuted, order = dense(currents)
+        # In the order of the larger one: a constant current is one step, its gradient all of them
+        order = order_of(grad_outputs[0] if currents.shape[0] == 1 else currents)
+        permuted = currents.permute(order).contiguous()
         grad = grad_outputs[0].permute(order).contiguous().flatten(1).numpy()
         flat = permuted.flatten(1).numpy()
         out = th.empty_like(permuted) if flat.shape[0] > 1 else th.zeros_like(permuted)

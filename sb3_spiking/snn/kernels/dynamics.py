@@ -53,13 +53,21 @@ class Layer(NamedTuple):
     delay: bool = False
 
 
+def order_of(window: th.Tensor) -> list[int]:
+    """
+    :param window: shape (T, \\*)
+    :return: the permutation of its dimensions into the order of the memory, but for the first, which stays
+    """
+    return [0, *sorted(range(1, window.dim()), key=window.stride, reverse=True)]
+
+
 def dense(window: th.Tensor) -> tuple[th.Tensor, list[int]]:
     """
     :param window: shape (T, \\*)
     :return: the same values with dimensions permuted into the order of the memory, as a contiguous tensor, and the
         permutation
     """
-    order = [0, *sorted(range(1, window.dim()), key=window.stride, reverse=True)]
+    order = order_of(window)
     return window.permute(order).contiguous(), order
 
 
