@@ -1,0 +1,137 @@
+"""
+What a spiking network finds hard to learn, without the noise of reinforcement learning: networks learn by regression the
+Q-values that a trained ReLU agent gives to the states of its own games, and are then asked about other games. The advantage of
+an action is its Q-value less the mean over actions: what the choice of an action depends on.
+
+    python benchmarks/training.py benchmarks/minatar_1m.yml --only Asterix-v1_relu_0
+    python benchmarks/value_fit.py -f logs/training/minatar_1m/MinAtar-Asterix-v1_relu_0 --env MinAtar/Asterix-v1
+"""
+
+import argparse
+import statistics
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from machine import describe
+from stable_baselines3 import DQN
+from torch.nn import functional as F
+from tqdm import trange
+
+import sb3_spiking.minatar  # noqa: F401  (registers its games)
+from sb3_spiking import ReluExtractor, SpikingPolicy
+from sb3_spiking.callbacks import spike_counts
+from sb3_spiking.evaluation.agents import Agent, load_agent
+
+SHAPE: dict[str, Any] = {"conv_layers": [(16, 3, 1)], "layout": "hwc", "features_dim": 128}
+INTEGRATOR: dict[str, Any] = {"beta": 1.0, "reset_mechanism": "subtract", "input_scale": 2}
+#: policy_kwargs on top of the shape, None for the ReLU network
+NETWORKS: dict[str, dict[str, Any] | None] = {
+    "ReLU": None,
+    "spiking": {},
+    "spiking, T = 16": {"num_steps": 16},
+    "spiking, slope 25": {"slope": 25},
+    "spiking, no leak, reset by subtraction": INTEGRATOR,
+    "spiking, potential normalisation": {"normalization": "potential"},
+    "common-mode compensation": {"common_mode": True},
+    "common-mode compensation, no leak, reset by subtraction": {**INTEGRATOR, "common_mode": True},
+}
+LEARNING_RATE = 1e-3
+BATCH_SIZE = 256
+
+
+def played(agent: Agent, count: int, epsilon: float = 0.1, n_envs: int = 16) -> tuple[th.Tensor, th.Tensor]:
+    """
+    :param agent: a DQN
+    :param count: of states
+    :param epsilon: probability of a random action
+    :param n_envs: environments in parallel
+    :return: states in the order of time, shape (count, \\*), and the agent's Q-values, shape (count, A)
+    """
+    env, generator = agent.make_env(n_envs, seed=0), np.random.default_rng(0)
+    policy: Any = agent.model.policy
+    states, values = [], []
+    observations = env.reset()
+    for _ in trange(-(-count // n_envs), desc="states", leave=False):
+        assert isinstance(observations, np.ndarray)
+        with th.no_grad():
+            q_values = policy.q_net(policy.obs_to_tensor(observations)[0])
+        states.append(th.as_tensor(observations.copy()))
+        values.append(q_values)
+        actions = q_values.argmax(dim=1).numpy()
+        explored = generator.random(n_envs) < epsilon
+        actions[explored] = generator.integers(q_values.shape[1], size=explored.sum())
+        observations, *_ = env.step(actions)
+    return th.cat(states)[:count], th.cat(values)[:count]
+
+
+def make(env: gym.Env, network: dict[str, Any] | None, seed: int) -> Any:
+    """A policy of SB3's DQN."""
+    kwargs: dict[str, Any] = {"optimizer_kwargs": {"fused": True}}
+    if network is None:
+        kwargs |= {"features_extractor_class": ReluExtractor, "features_extractor_kwargs": SHAPE, "net_arch": []}
+    else:
+        kwargs |= {**SHAPE, "num_steps": 4, **network}
+    policy = "MlpPolicy" if network is None else SpikingPolicy
+    return DQN(policy, env, LEARNING_RATE, buffer_size=1, policy_kwargs=kwargs, seed=seed, device="cpu").policy
+
+
+def unexplained(predicted: th.Tensor, values: th.Tensor) -> float:
+    """Share of the variance of values that a prediction leaves."""
+    return float(((predicted - values) ** 2).mean() / ((values - values.mean(dim=0)) ** 2).mean())
+
+
+def fit(policy: Any, states: th.Tensor, values: th.Tensor, updates: int, seed: int) -> dict[str, Any]:
+    """Learn the first four fifths, and measure on the rest."""
+    learned = len(states) * 4 // 5
+    generator = th.Generator().manual_seed(seed)
+    for _ in trange(updates, leave=False):
+        batch = th.randint(learned, (BATCH_SIZE,), generator=generator)
+        loss = F.smooth_l1_loss(policy.q_net(states[batch]), values[batch])
+        policy.optimizer.zero_grad()
+        loss.backward()
+        th.nn.utils.clip_grad_norm_(policy.q_net.parameters(), 10)
+        policy.optimizer.step()
+    states, values = states[learned:], values[learned:]
+    with th.no_grad():
+        predicted = th.cat([policy.q_net(part) for part in states.split(1000)])
+    advantages, predicted_advantages = (each - each.mean(dim=1, keepdim=True) for each in (values, predicted))
+    layers = spike_counts(policy, states[:1000])
+    return {
+        "values": unexplained(predicted, values),
+        "advantages": unexplained(predicted_advantages, advantages),
+        "same": float((predicted.argmax(dim=1) == values.argmax(dim=1)).float().mean()),
+        "rates": [float(layer.counts.mean()) / layer.steps for layer in layers],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="MinAtar/Asterix-v1", help="a game of MinAtar")
+    parser.add_argument("-f", "--folder", required=True, help="RL Zoo's log folder of a ReLU DQN, whose best model is taken")
+    parser.add_argument("--states", type=int, default=24_000)
+    parser.add_argument("--updates", type=int, default=1500)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--network", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--num-threads", type=int, default=1)
+    args = parser.parse_args()
+
+    th.set_num_threads(args.num_threads)
+    states, values = played(load_agent(args.folder, "dqn", args.env, load_best=True, device="cpu"), args.states)
+    lines = []
+    for name in args.network:
+        env = gym.make(args.env)
+        runs = [fit(make(env, NETWORKS[name], seed), states, values, args.updates, seed) for seed in range(args.seeds)]
+        cells = [f"{statistics.mean(run[key] for run in runs):.1%}" for key in ("values", "advantages", "same")]
+        rates = np.mean([run["rates"] for run in runs], axis=0)
+        lines.append(f"| {name} | {' | '.join(cells)} | {', '.join(f'{rate:.1%}' for rate in rates)} |")
+        print(lines[-1], flush=True)
+    spread = float(values.std(dim=1).mean())
+    print(f"\n{describe()}\nQ-values: std {values.std():.3g} over states, {spread:.3g} over actions\n")
+    print("| | unexplained: values | advantages | same action | firing rates |\n|---|--:|--:|--:|---|")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
