@@ -36,7 +36,7 @@ def share_of_right_actions(**settings):
     model = DQN(
         SpikingPolicy,
         Monitor(Ring()),
-        policy_kwargs={"net_arch": [8, 8], **settings},
+        policy_kwargs={"net_arch": [16, 16], **settings},
         learning_rate=0.01,
         learning_starts=500,
         train_freq=1,
@@ -47,10 +47,13 @@ def share_of_right_actions(**settings):
         seed=0,
     )
     model.learn(2500)
-    return evaluate_policy(model, Monitor(Ring()), n_eval_episodes=500)[0]
+    env = Monitor(Ring())
+    env.reset(seed=1)
+    return evaluate_policy(model, env, n_eval_episodes=500)[0]
 
 
 def test_learns_and_only_through_the_surrogate_gradient(monkeypatch):
+    # Seeds 0 to 4: 0.956 to 0.972 with the gradient, 0.49 to 0.61 without
     assert share_of_right_actions() > 0.9
 
     class NoGradient(th.autograd.Function):
@@ -63,7 +66,7 @@ def test_learns_and_only_through_the_surrogate_gradient(monkeypatch):
             return th.zeros_like(grad)
 
     monkeypatch.setitem(SURROGATES, "no_gradient", SurrogateFactory(lambda: NoGradient.apply))
-    assert share_of_right_actions(spike_grad="no_gradient") < 0.85
+    assert share_of_right_actions(spike_grad="no_gradient") < 0.75
 
 
 @pytest.mark.slow
