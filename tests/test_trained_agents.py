@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -39,11 +40,12 @@ def test_the_picture_shows_what_the_network_does(monkeypatch, tmp_path):
 
     seen = spike_picture.watch("MinAtar/Breakout-v1", 3, 2, seed=0)
     assert {name: each.shape for name, each in seen.items()} == {
-        "boards": (2, 10, 10, 4),
+        "screens": (2, 10, 10, 3),
         "convolution": (2, 4, 16, 8, 8),
         "dense": (2, 4, 128),
         "values": (2, 3),
     }
+    assert spike_picture.action_names(gym.make("MinAtar/Breakout-v1").unwrapped) == ["no-op", "left", "right"]
     # The Q-values are those of the spikes that it shows
     output = load_agent(FOLDER, "dqn", "MinAtar/Breakout-v1", device="cpu").model.policy.q_net.q_net
     rates = th.as_tensor(seen["dense"]).mean(dim=1)
