@@ -1,12 +1,12 @@
 """
-Does a spiking network learn to see a small thing on a screen? Networks learn by regression where the ball and the agent's paddle
-of Pong are, from the frames that an Atari agent sees, and are asked about other frames.
+Does a spiking network learn to see a small thing on a screen? Networks learn by regression where the ball and the agent's
+paddle of Pong are, from the frames that an Atari agent sees, and are asked about other frames.
 
     python benchmarks/position_fit.py
 
-The positions come from the console's memory, at the addresses of Anand et al. 2019 (arXiv 1906.08226). Frames are those of random
-play in which the ball is there. The table has the share of a position's variance that is explained, and the firing rates at the
-end. Mean over seeds, the least of the seeds in brackets.
+The positions come from the console's memory, at the addresses of Anand et al. 2019 (arXiv 1906.08226). Frames are those of
+random play in which the ball is there. The table has the share of a position's variance that is explained, and the firing rates
+at the end. Mean over seeds, the least of the seeds in brackets.
 """
 
 import argparse
@@ -57,8 +57,8 @@ def played(count: int, screen_size: int, n_envs: int = 8, apart: int = 3) -> tup
     :param screen_size: side of a frame in pixels
     :param n_envs: games in parallel
     :param apart: steps from one observation to the next, in which the action stays the same
-    :return: observations with the ball on the screen, shape (N, 4, side, side), N at most ``count``; and the positions, scaled to
-        mean 0 and variance 1, shape (N, 3)
+    :return: observations with the ball on the screen, shape (N, 4, side, side), N at most ``count``; and the positions,
+        scaled to mean 0 and variance 1, shape (N, 3)
     """
     wrapped = make_atari_env("PongNoFrameskip-v4", n_envs, seed=0, wrapper_kwargs={"screen_size": screen_size})
     env, generator = VecTransposeImage(VecFrameStack(wrapped, 4)), np.random.default_rng(0)
@@ -78,13 +78,13 @@ def played(count: int, screen_size: int, n_envs: int = 8, apart: int = 3) -> tup
     return th.as_tensor(frames[there]), th.as_tensor((positions - positions.mean(0)) / positions.std(0))
 
 
-def make(observation_shape: tuple[int, ...], network: dict[str, Any] | None, shape: dict[str, Any], seed: int, rate: float) -> Any:
+def make(shape_seen: tuple[int, ...], network: dict[str, Any] | None, shape: dict[str, Any], seed: int, rate: float) -> Any:
     """A policy of SB3's DQN with a value for each position."""
     th.manual_seed(seed)
-    seen, values = spaces.Box(0, 255, observation_shape, np.uint8), spaces.Discrete(len(POSITIONS))
+    seen, values = spaces.Box(0, 255, shape_seen, np.uint8), spaces.Discrete(len(POSITIONS))
     if network is None:
-        kwargs: dict[str, Any] = {"features_extractor_class": ReluExtractor, "features_extractor_kwargs": shape, "net_arch": []}
-        return DQNPolicy(seen, values, lambda _: rate, **kwargs)
+        body: Any = {"features_extractor_class": ReluExtractor, "features_extractor_kwargs": shape}
+        return DQNPolicy(seen, values, lambda _: rate, net_arch=[], **body)
     return SpikingPolicy(seen, values, lambda _: rate, **{**shape, **network})
 
 

@@ -1,6 +1,6 @@
 """
-A picture of an agent that plays MinAtar or Atari, with its spikes beside it: what it sees, where its first convolution fires, each
-spike of its last layer, and the Q-values that they add up to.
+A picture of an agent that plays MinAtar or Atari, with its spikes beside it: what it sees, where its first convolution fires,
+each spike of its last layer, and the Q-values that they add up to.
 
     python benchmarks/spike_picture.py --env PongNoFrameskip-v4 --out docs/spikes.png
 """
