@@ -5,8 +5,8 @@ paddle of Pong are, from the frames that an Atari agent sees, and are asked abou
     python benchmarks/position_fit.py
 
 The positions come from the console's memory, at the addresses of Anand et al. 2019 (arXiv 1906.08226). Frames are those of
-random play in which the ball is there. The table has the share of a position's variance that is explained, and the firing rates
-at the end. Mean over seeds, the least of the seeds in brackets.
+random play in which the ball is there. The table has the share of a position's variance that is explained, and the firing
+rates at the end. Mean over seeds, the least of the seeds in brackets.
 """
 
 import argparse
