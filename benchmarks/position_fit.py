@@ -63,12 +63,11 @@ def played(count: int, screen_size: int, n_envs: int = 8, apart: int = 3) -> tup
     wrapped = make_atari_env("PongNoFrameskip-v4", n_envs, seed=0, wrapper_kwargs={"screen_size": screen_size})
     env, generator = VecTransposeImage(VecFrameStack(wrapped, 4)), np.random.default_rng(0)
     seen, memory = [], []
-    observations = env.reset()
+    observations: Any = env.reset()
     for _ in trange(count // n_envs, desc="frames", leave=False):
         actions = generator.integers(env.action_space.n, size=n_envs)  # type: ignore[attr-defined]
         for _ in range(apart):
             observations, *_ = env.step(actions)
-        assert isinstance(observations, np.ndarray)
         seen.append(observations.copy())
         memory.append(np.stack([game.unwrapped.ale.getRAM() for game in wrapped.envs]))  # type: ignore[attr-defined]
     env.close()
