@@ -2,7 +2,7 @@
 A picture of an agent that plays MinAtar or Atari, with its spikes beside it: what it sees, where its first convolution fires,
 each spike of its last layer, and the Q-values that they add up to.
 
-    python benchmarks/spike_picture.py --env PongNoFrameskip-v4 --out docs/spikes.png
+    python benchmarks/spike_picture.py --env PongNoFrameskip-v4 --first 47 --out docs/spikes.png
 """
 
 import argparse
@@ -104,7 +104,7 @@ def draw(seen: dict[str, np.ndarray], actions: list[str], path: Path) -> None:
     values.plot(moments, seen["values"].max(axis=1), "o", color="black", fillstyle="none", markersize=9)
     for moment, action, value in zip(moments, chosen, seen["values"].max(axis=1), strict=True):
         values.annotate(actions[action], (moment, value), (0, 8), textcoords="offset points", ha="center", fontsize="small")
-    values.margins(y=0.35)
+    values.margins(y=0.5)
     values.set(ylabel="Q-values", xticks=[])
     values.legend(fontsize="small", ncols=len(actions), loc="lower left")
     for axes in (raster, values):

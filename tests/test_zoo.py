@@ -199,7 +199,8 @@ def test_every_entry_names_what_exists_and_builds(module):
         assert entry["policy"] == "sb3_spiking.SpikingPolicy", env
         assert entry["callback"] == "sb3_spiking.SpikeMonitor", env
         kwargs = eval(entry.get("policy_kwargs", "dict()"))
-        kwargs.pop("optimizer_kwargs", None)
+        for argument in ("optimizer_kwargs", "common_mode"):  # the policy's own
+            kwargs.pop(argument, None)
         settings = sb3_spiking.SpikingSettings.resolve(**kwargs)
         if env == "atari" or "NoFrameskip" in env:
             expected = {**sb3_spiking.PRESETS["liu2022"]}
