@@ -132,6 +132,8 @@ def main() -> None:
     if args.command == "keep":
         jobs = TrainingList(args.list)
         jobs.jobs = [job for job in jobs.jobs if args.only in job.env]
+        if not jobs.finished():
+            keeping.error(f"no finished job of {args.list} in an environment with {args.only!r} in its name")
         for folder in keep(jobs, args.method, args.logs / args.list.stem):
             print(folder.relative_to(ROOT))
         return
