@@ -18,10 +18,10 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from machine import describe
+from regression import learn
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecFrameStack, VecTransposeImage
 from stable_baselines3.dqn.policies import DQNPolicy
-from torch.nn import functional as F
 from tqdm import trange
 
 from sb3_spiking import ReluExtractor, SpikingPolicy
@@ -61,15 +61,16 @@ def played(count: int, screen_size: int, n_envs: int = 8, apart: int = 3) -> tup
         scaled to mean 0 and variance 1, shape (N, 3)
     """
     wrapped = make_atari_env("PongNoFrameskip-v4", n_envs, seed=0, wrapper_kwargs={"screen_size": screen_size})
-    env, generator = VecTransposeImage(VecFrameStack(wrapped, 4)), np.random.default_rng(0)
+    env: Any = VecTransposeImage(VecFrameStack(wrapped, 4))
+    generator = np.random.default_rng(0)
     seen, memory = [], []
-    observations: Any = env.reset()
+    observations = env.reset()
     for _ in trange(count // n_envs, desc="frames", leave=False):
-        actions = generator.integers(env.action_space.n, size=n_envs)  # type: ignore[attr-defined]
+        actions = generator.integers(env.action_space.n, size=n_envs)
         for _ in range(apart):
             observations, *_ = env.step(actions)
         seen.append(observations.copy())
-        memory.append(np.stack([game.unwrapped.ale.getRAM() for game in wrapped.envs]))  # type: ignore[attr-defined]
+        memory.append(np.stack([game.unwrapped.ale.getRAM() for game in env.unwrapped.envs]))
     env.close()
     frames, bytes_ = np.concatenate(seen), np.concatenate(memory)
     there = (bytes_[:, BALL_Y] > 0) & (bytes_[:, BALL_X] > 0)
@@ -99,14 +100,7 @@ def fit(policy: Any, frames: th.Tensor, positions: th.Tensor, updates: int, seed
     :return: share of the variance of each position that is explained, and the firing rates of the layers
     """
     learned = len(frames) * 4 // 5
-    generator = th.Generator().manual_seed(seed)
-    for _ in trange(updates, leave=False):
-        batch = th.randint(learned, (BATCH_SIZE,), generator=generator)
-        loss = F.smooth_l1_loss(policy.q_net(frames[batch]), positions[batch])
-        policy.optimizer.zero_grad()
-        loss.backward()
-        th.nn.utils.clip_grad_norm_(policy.q_net.parameters(), 10)
-        policy.optimizer.step()
+    learn(policy, frames[:learned], positions[:learned], updates, BATCH_SIZE, seed)
     with th.no_grad():
         predicted = th.cat([policy.q_net(part) for part in frames[learned:].split(BATCH_SIZE)])
     layers = spike_counts(policy, frames[learned : learned + BATCH_SIZE])

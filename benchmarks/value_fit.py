@@ -15,8 +15,8 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from machine import describe
+from regression import learn
 from stable_baselines3 import DQN
-from torch.nn import functional as F
 from tqdm import trange
 
 import sb3_spiking.minatar  # noqa: F401  (registers its games)
@@ -85,14 +85,7 @@ def unexplained(predicted: th.Tensor, values: th.Tensor) -> float:
 def fit(policy: Any, states: th.Tensor, values: th.Tensor, updates: int, seed: int) -> dict[str, Any]:
     """Learn the first four fifths, and measure on the rest."""
     learned = len(states) * 4 // 5
-    generator = th.Generator().manual_seed(seed)
-    for _ in trange(updates, leave=False):
-        batch = th.randint(learned, (BATCH_SIZE,), generator=generator)
-        loss = F.smooth_l1_loss(policy.q_net(states[batch]), values[batch])
-        policy.optimizer.zero_grad()
-        loss.backward()
-        th.nn.utils.clip_grad_norm_(policy.q_net.parameters(), 10)
-        policy.optimizer.step()
+    learn(policy, states[:learned], values[:learned], updates, BATCH_SIZE, seed)
     states, values = states[learned:], values[learned:]
     with th.no_grad():
         predicted = th.cat([policy.q_net(part) for part in states.split(1000)])

@@ -30,6 +30,13 @@ def one_thread():
     th.set_num_threads(1)
 
 
+@pytest.fixture
+def import_benchmark(monkeypatch):
+    """Imports a module of ``benchmarks`` by name."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    return importlib.import_module
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     th.manual_seed(0)

@@ -1,7 +1,5 @@
 """benchmarks/position_fit.py: shares of variance by hand, a dot that can be found, and what the memory says of the ball."""
 
-from pathlib import Path
-
 import ale_py
 import gymnasium as gym
 import pytest
@@ -9,11 +7,8 @@ import torch as th
 
 
 @pytest.fixture
-def position_fit(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-    import position_fit
-
-    return position_fit
+def position_fit(import_benchmark):
+    return import_benchmark("position_fit")
 
 
 def test_explained_variance_by_hand(position_fit):

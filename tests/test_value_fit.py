@@ -1,7 +1,5 @@
 """benchmarks/value_fit.py: shares of variance by hand, and a function that can be learned."""
 
-from pathlib import Path
-
 import gymnasium as gym
 import pytest
 import torch as th
@@ -10,11 +8,8 @@ import sb3_spiking.minatar  # noqa: F401  (registers its games)
 
 
 @pytest.fixture
-def value_fit(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-    import value_fit
-
-    return value_fit
+def value_fit(import_benchmark):
+    return import_benchmark("value_fit")
 
 
 def test_unexplained_variance_by_hand(value_fit):
