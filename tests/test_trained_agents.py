@@ -34,23 +34,35 @@ def test_each_loads_without_unpickling_and_decides(path):
         assert (path.with_suffix("") / name).read_text()
 
 
-def test_the_picture_shows_what_the_network_does(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(FOLDER.parent / "benchmarks"))
-    import spike_picture
-
-    seen = spike_picture.watch("MinAtar/Breakout-v1", 3, 2, seed=0)
+@pytest.mark.parametrize(
+    ("env", "screen", "convolution", "units", "actions"),
+    [
+        ("MinAtar/Breakout-v1", (10, 10, 3), (16, 8, 8), 128, ["no-op", "left", "right"]),
+        (
+            "PongNoFrameskip-v4",
+            (210, 160, 3),
+            (16, 13, 13),
+            256,
+            ["noop", "fire", "right", "left", "rightfire", "leftfire"],
+        ),
+    ],
+)
+def test_the_picture_shows_what_the_network_does(import_benchmark, tmp_path, env, screen, convolution, units, actions):
+    spike_picture = import_benchmark("spike_picture")
+    agent = load_agent(FOLDER, "dqn", env, device="cpu")
+    seen = spike_picture.watch(env, 3, 2, seed=0)
     assert {name: each.shape for name, each in seen.items()} == {
-        "screens": (2, 10, 10, 3),
-        "convolution": (2, 4, 16, 8, 8),
-        "dense": (2, 4, 128),
-        "values": (2, 3),
+        "screens": (2, *screen),
+        "convolution": (2, 4, *convolution),
+        "dense": (2, 4, units),
+        "values": (2, len(actions)),
     }
-    assert spike_picture.action_names(gym.make("MinAtar/Breakout-v1").unwrapped) == ["no-op", "left", "right"]
+    assert 0 <= seen["screens"].min() < 0.5 < seen["screens"].max() <= 1
+    assert spike_picture.action_names(gym.make(env).unwrapped) == actions
     # The Q-values are those of the spikes that it shows
-    output = load_agent(FOLDER, "dqn", "MinAtar/Breakout-v1", device="cpu").model.policy.q_net.q_net
     rates = th.as_tensor(seen["dense"]).mean(dim=1)
-    np.testing.assert_allclose(output(rates).detach().numpy(), seen["values"], rtol=1e-4)
-    spike_picture.draw(seen, ["no-op", "left", "right"], tmp_path / "spikes.png")
+    np.testing.assert_allclose(agent.model.policy.q_net.q_net(rates).detach().numpy(), seen["values"], rtol=1e-4)
+    spike_picture.draw(seen, actions, tmp_path / "spikes.png")
     assert (tmp_path / "spikes.png").stat().st_size > 10_000
 
 

@@ -79,6 +79,10 @@ def test_a_list_runs_and_what_is_finished_stays(training, tmp_path, monkeypatch,
     curve = np.load(kept / "evaluations.npz")
     assert agent.model.num_timesteps == curve["timesteps"][curve["results"].mean(axis=1).argmax()]
     assert str(tmp_path) not in (kept / "CartPole-v1/args.yml").read_text()
+    monkeypatch.setattr(sys, "argv", ["agents.py", "keep", "small.yml", "--method", "spiking", "--only", "Pong"])
+    with pytest.raises(SystemExit):
+        agents.main()
+    assert "no finished job of small.yml in an environment with 'Pong' in its name" in capsys.readouterr().err
     table = agents.play(tmp_path / "played", n_envs=8).splitlines()
     assert len(table) == 3
     assert table[2].startswith("| dqn  | CartPole-v1 |")
