@@ -26,6 +26,8 @@ from sb3_spiking.evaluation.agents import Agent, load_agent
 
 SHAPE: dict[str, Any] = {"conv_layers": [(16, 3, 1)], "layout": "hwc", "features_dim": 128}
 INTEGRATOR: dict[str, Any] = {"beta": 1.0, "reset_mechanism": "subtract", "input_scale": 2}
+COMPENSATED: dict[str, Any] = {**INTEGRATOR, "common_mode": True}
+WIDE: dict[str, Any] = {**COMPENSATED, "slope": 2, "input_scale": 4}
 #: policy_kwargs on top of the shape, None for the ReLU network
 NETWORKS: dict[str, dict[str, Any] | None] = {
     "ReLU": None,
@@ -35,7 +37,10 @@ NETWORKS: dict[str, dict[str, Any] | None] = {
     "spiking, no leak, reset by subtraction": INTEGRATOR,
     "spiking, potential normalisation": {"normalization": "potential"},
     "common-mode compensation": {"common_mode": True},
-    "common-mode compensation, no leak, reset by subtraction": {**INTEGRATOR, "common_mode": True},
+    "common-mode compensation, no leak, reset by subtraction": COMPENSATED,
+    "the same, slope 2, input_scale 4": WIDE,
+    "the same, T = 2": {**COMPENSATED, "num_steps": 2},
+    "the same, T = 2, slope 2, input_scale 4": {**WIDE, "num_steps": 2},
 }
 LEARNING_RATE = 1e-3
 BATCH_SIZE = 256
@@ -66,9 +71,9 @@ def played(agent: Agent, count: int, epsilon: float = 0.1, n_envs: int = 16) -> 
     return th.cat(states)[:count], th.cat(values)[:count]
 
 
-def make(env: gym.Env, network: dict[str, Any] | None, seed: int) -> Any:
-    """A policy of SB3's DQN."""
-    kwargs: dict[str, Any] = {"optimizer_kwargs": {"fused": True}}
+def make(env: gym.Env, network: dict[str, Any] | None, seed: int, epsilon: float = 1e-8) -> Any:
+    """A policy of SB3's DQN, whose Adam has this epsilon."""
+    kwargs: dict[str, Any] = {"optimizer_kwargs": {"fused": True, "eps": epsilon}}
     if network is None:
         kwargs |= {"features_extractor_class": ReluExtractor, "features_extractor_kwargs": SHAPE, "net_arch": []}
     else:
@@ -80,6 +85,13 @@ def make(env: gym.Env, network: dict[str, Any] | None, seed: int) -> Any:
 def unexplained(predicted: th.Tensor, values: th.Tensor) -> float:
     """Share of the variance of values that a prediction leaves."""
     return float(((predicted - values) ** 2).mean() / ((values - values.mean(dim=0)) ** 2).mean())
+
+
+def gradient(policy: Any) -> float:
+    """Root mean square, as Adam keeps it, of the gradients of a weight of the body's dense layer: the median of all."""
+    named = policy.q_net.features_extractor.named_parameters()
+    weight = next(parameter for name, parameter in named if name.endswith("dense.0.connection.weight"))
+    return float(policy.optimizer.state[weight]["exp_avg_sq"].sqrt().median())
 
 
 def fit(policy: Any, states: th.Tensor, values: th.Tensor, updates: int, seed: int) -> dict[str, Any]:
@@ -95,6 +107,7 @@ def fit(policy: Any, states: th.Tensor, values: th.Tensor, updates: int, seed: i
         "values": unexplained(predicted, values),
         "advantages": unexplained(predicted_advantages, advantages),
         "same": float((predicted.argmax(dim=1) == values.argmax(dim=1)).float().mean()),
+        "gradient": gradient(policy),
         "rates": [float(layer.counts.mean()) / layer.steps for layer in layers],
     }
 
@@ -106,6 +119,7 @@ def main() -> None:
     parser.add_argument("--states", type=int, default=24_000)
     parser.add_argument("--updates", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--epsilon", type=float, default=1e-8, help="Adam's; 3.125e-4 in hyperparams/dqn.yml")
     parser.add_argument("--network", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--num-threads", type=int, default=1)
     args = parser.parse_args()
@@ -115,14 +129,16 @@ def main() -> None:
     lines = []
     for name in args.network:
         env = gym.make(args.env)
-        runs = [fit(make(env, NETWORKS[name], seed), states, values, args.updates, seed) for seed in range(args.seeds)]
+        policies = [make(env, NETWORKS[name], seed, args.epsilon) for seed in range(args.seeds)]
+        runs = [fit(policy, states, values, args.updates, seed) for seed, policy in enumerate(policies)]
         cells = [f"{statistics.mean(run[key] for run in runs):.1%}" for key in ("values", "advantages", "same")]
+        cells.append(f"{statistics.mean(run['gradient'] for run in runs):.1e}")
         rates = np.mean([run["rates"] for run in runs], axis=0)
         lines.append(f"| {name} | {' | '.join(cells)} | {', '.join(f'{rate:.1%}' for rate in rates)} |")
         print(lines[-1], flush=True)
     spread = float(values.std(dim=1).mean())
     print(f"\n{describe()}\nQ-values: std {values.std():.3g} over states, {spread:.3g} over actions\n")
-    print("| | unexplained: values | advantages | same action | firing rates |\n|---|--:|--:|--:|---|")
+    print("| | unexplained: values | advantages | same action | gradient | firing rates |\n|---|--:|--:|--:|--:|---|")
     print("\n".join(lines))
 
 

@@ -33,3 +33,12 @@ def test_a_network_learns_what_depends_on_one_cell(value_fit, network):
     assert measured["same"] > 0.95
     assert len(measured["rates"]) == (0 if network == "ReLU" else 2)
     assert all(0 < rate < 1 for rate in measured["rates"])
+
+
+@pytest.mark.parametrize("network", ["ReLU", "common-mode compensation"])
+def test_gradient_is_what_adam_keeps(value_fit, network):
+    policy = value_fit.make(gym.make("MinAtar/Breakout-v1"), value_fit.NETWORKS[network], seed=0)
+    for parameter in policy.q_net.parameters():
+        parameter.grad = th.full_like(parameter, 0.5)
+    policy.optimizer.step()
+    assert value_fit.gradient(policy) == pytest.approx((0.001 * 0.5**2) ** 0.5)  # Adam's second beta is 0.999
