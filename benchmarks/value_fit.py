@@ -26,7 +26,7 @@ from sb3_spiking.evaluation.agents import Agent, load_agent
 
 SHAPE: dict[str, Any] = {"conv_layers": [(16, 3, 1)], "layout": "hwc", "features_dim": 128}
 INTEGRATOR: dict[str, Any] = {"beta": 1.0, "reset_mechanism": "subtract", "input_scale": 2}
-COMPENSATED: dict[str, Any] = {**INTEGRATOR, "common_mode": True}
+COMPENSATED = "common-mode compensation, no leak, reset by subtraction"
 #: policy_kwargs on top of the shape, None for the ReLU network
 NETWORKS: dict[str, dict[str, Any] | None] = {
     "ReLU": None,
@@ -36,11 +36,11 @@ NETWORKS: dict[str, dict[str, Any] | None] = {
     "spiking, no leak, reset by subtraction": INTEGRATOR,
     "spiking, potential normalisation": {"normalization": "potential"},
     "common-mode compensation": {"common_mode": True},
-    "common-mode compensation, no leak, reset by subtraction": COMPENSATED,
-    "the same, slope 2": {**COMPENSATED, "slope": 2},
-    "the same, T = 2": {**COMPENSATED, "num_steps": 2},
-    "the same, T = 2, input_scale 4": {**COMPENSATED, "num_steps": 2, "input_scale": 4},
-    "the same, T = 2, slope 2": {**COMPENSATED, "num_steps": 2, "slope": 2},
+    COMPENSATED: INTEGRATOR | {"common_mode": True},
+    f"{COMPENSATED}, slope 2": INTEGRATOR | {"common_mode": True, "slope": 2},
+    f"{COMPENSATED}, T = 2": INTEGRATOR | {"common_mode": True, "num_steps": 2},
+    f"{COMPENSATED}, T = 2, input_scale 4": INTEGRATOR | {"common_mode": True, "num_steps": 2, "input_scale": 4},
+    f"{COMPENSATED}, T = 2, slope 2": INTEGRATOR | {"common_mode": True, "num_steps": 2, "slope": 2},
 }
 LEARNING_RATE = 1e-3
 BATCH_SIZE = 256
