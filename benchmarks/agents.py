@@ -56,6 +56,7 @@ folder has the command of its training and the evaluations during it. They play 
 
 ```bash
 python -m rl_zoo3.enjoy --algo dqn --env CartPole-v1 -f rl-trained-agents
+pip install minatar  # the games
 python -m rl_zoo3.enjoy --algo dqn --env MinAtar/Breakout-v1 -f rl-trained-agents --gym-packages sb3_spiking.minatar
 ```
 

@@ -242,3 +242,10 @@ def test_atari_by_the_users_command(tmp_path):
 
 def test_yaml_files_load():
     assert load_hyperparams() == sb3_spiking.hyperparams
+
+
+def test_minatar_that_is_missing_says_how_to_get_it(monkeypatch):
+    monkeypatch.delitem(sys.modules, "sb3_spiking.minatar", raising=False)
+    monkeypatch.setitem(sys.modules, "minatar.gym", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install minatar"):
+        importlib.import_module("sb3_spiking.minatar")
