@@ -38,9 +38,11 @@ NETWORKS: dict[str, dict[str, Any] | None] = {
     "common-mode compensation": {"common_mode": True},
     COMPENSATED: INTEGRATOR | {"common_mode": True},
     f"{COMPENSATED}, slope 2": INTEGRATOR | {"common_mode": True, "slope": 2},
+    f"{COMPENSATED}, slope 0.5": INTEGRATOR | {"common_mode": True, "slope": 0.5},
     f"{COMPENSATED}, T = 2": INTEGRATOR | {"common_mode": True, "num_steps": 2},
     f"{COMPENSATED}, T = 2, input_scale 4": INTEGRATOR | {"common_mode": True, "num_steps": 2, "input_scale": 4},
     f"{COMPENSATED}, T = 2, slope 2": INTEGRATOR | {"common_mode": True, "num_steps": 2, "slope": 2},
+    f"{COMPENSATED}, T = 2, slope 0.5": INTEGRATOR | {"common_mode": True, "num_steps": 2, "slope": 0.5},
 }
 LEARNING_RATE = 1e-3
 BATCH_SIZE = 256
