@@ -248,18 +248,24 @@ def plot(jobs: TrainingList, file: Path) -> None:
     """Learning curves: RL Zoo's evaluations, each job thin, their mean thick."""
     finished = jobs.finished()
     environments = [env for env in jobs.environments if any(job.env == env for job in finished)]
-    figure, axes = plt.subplots(1, len(environments), figsize=(4 * len(environments), 3.2), squeeze=False)
-    for axis, env in zip(axes[0], environments, strict=True):
+    columns = min(3, len(environments))
+    rows = -(-len(environments) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 3.2 * rows + 0.5), squeeze=False, layout="constrained")
+    shown = {}
+    for axis, env in itertools.zip_longest(axes.flat, environments):
+        if env is None:
+            axis.remove()
+            continue
         for number, method in enumerate(jobs.methods):
             names = [job.name for job in finished if (job.env, job.method) == (env, method)]
             curves = [_curve(jobs.results / name / "evaluations.csv") for name in names]
             for curve in curves:
                 axis.plot(curve, color=f"C{number}", alpha=0.25, linewidth=0.8)
             if curves:
-                axis.plot(pd.concat(curves, axis=1).mean(axis=1), color=f"C{number}", label=method)
+                (shown[method],) = axis.plot(pd.concat(curves, axis=1).mean(axis=1), color=f"C{number}")
         axis.set(title=env.split("/")[-1], xlabel="thousand steps", ylabel="score")
-        axis.legend(fontsize="small")
-    figure.tight_layout()
+    methods = [method for method in jobs.methods if method in shown]
+    figure.legend([shown[method] for method in methods], methods, loc="outside lower center", ncols=5, fontsize="small")
     figure.savefig(file, dpi=120)
 
 
