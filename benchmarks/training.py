@@ -250,22 +250,24 @@ def plot(jobs: TrainingList, file: Path) -> None:
     environments = [env for env in jobs.environments if any(job.env == env for job in finished)]
     columns = min(3, len(environments))
     rows = -(-len(environments) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 3.2 * rows + 0.5), squeeze=False, layout="constrained")
-    shown = {}
+    methods = [method for method in jobs.methods if any(job.method == method for job in finished)]
+    size = (4 * columns, 3.2 * rows + 0.15 * len(methods) / columns)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    colors = plt.colormaps["tab10" if len(methods) <= 10 else "tab20"]
+    lines = {}
     for axis, env in itertools.zip_longest(axes.flat, environments):
         if env is None:
             axis.remove()
             continue
-        for number, method in enumerate(jobs.methods):
+        for number, method in enumerate(methods):
             names = [job.name for job in finished if (job.env, job.method) == (env, method)]
             curves = [_curve(jobs.results / name / "evaluations.csv") for name in names]
             for curve in curves:
-                axis.plot(curve, color=f"C{number}", alpha=0.25, linewidth=0.8)
+                axis.plot(curve, color=colors(number), alpha=0.25, linewidth=0.8)
             if curves:
-                (shown[method],) = axis.plot(pd.concat(curves, axis=1).mean(axis=1), color=f"C{number}")
+                (lines[method],) = axis.plot(pd.concat(curves, axis=1).mean(axis=1), color=colors(number))
         axis.set(title=env.split("/")[-1], xlabel="thousand steps", ylabel="score")
-    methods = [method for method in jobs.methods if method in shown]
-    figure.legend([shown[method] for method in methods], methods, loc="outside lower center", ncols=5, fontsize="small")
+    figure.legend([lines[name] for name in methods], methods, loc="outside lower center", ncols=2 * columns, fontsize="small")
     figure.savefig(file, dpi=120)
 
 
