@@ -14,7 +14,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
+from sb3_spiking.extractors import SpikingCombinedExtractor, SpikingNatureCNN
 from sb3_spiking.policies import SpikingPolicy
+from sb3_spiking.relu import SHAPE_SETTINGS, ReluExtractor
 from sb3_spiking.snn.layers import SpikingLayer
 
 
@@ -46,26 +48,46 @@ RULES = {
 }
 
 
+class _ChannelsFirst(nn.Module):
+    """Images or grids, shape (B, H, W, C), as convolutions take them, shape (B, C, H, W)."""
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return observations.permute(0, 3, 1, 2)
+
+
 def _modules(network: QNetwork) -> list[nn.Module]:
-    """What SB3's CnnPolicy or MlpPolicy runs one after another."""
+    """What a Q-network runs one after another."""
     extractor = network.features_extractor
     if type(extractor) is NatureCNN:
         return [*extractor.cnn, *extractor.linear, *network.q_net]
     if type(extractor) is FlattenExtractor:
         return [extractor.flatten, *network.q_net]
+    if type(extractor) is ReluExtractor:
+        body = extractor.body
+        if isinstance(body, SpikingCombinedExtractor):
+            raise ConversionError(f"Dict observations, {network.observation_space}: expected an image, a grid or a vector")
+        modules: list[nn.Module] = []
+        if isinstance(body, SpikingNatureCNN) and body.settings.layout == "hwc":
+            modules.append(_ChannelsFirst())
+        for layer in body.modules():
+            if isinstance(layer, nn.Conv2d):
+                modules += [layer, nn.ReLU()]
+            elif isinstance(layer, nn.Linear):
+                modules += [nn.Flatten(), layer, nn.ReLU()]
+        return [*modules, *network.q_net]
     raise ConversionError(
-        f"features_extractor_class={type(extractor).__name__}: expected an agent of SB3's CnnPolicy or MlpPolicy, "
-        "NatureCNN or FlattenExtractor"
+        f"features_extractor_class={type(extractor).__name__}: expected SB3's NatureCNN or FlattenExtractor, the default of "
+        "CnnPolicy and MlpPolicy, or ReluExtractor"
     )
 
 
 def connections(network: QNetwork) -> list[nn.Conv2d | nn.Linear]:
     """
-    :param network: Q-network of SB3's CnnPolicy or MlpPolicy
+    :param network: Q-network of SB3's CnnPolicy or MlpPolicy, whose body is the default one or a ReluExtractor
     :return: its convolutions and linear layers, from the input to the output
     :raises ConversionError: for a network that is made of anything else
     """
-    modules = [module for module in _modules(network) if not isinstance(module, nn.Flatten)]
+    modules = [module for module in _modules(network) if not isinstance(module, (nn.Flatten, _ChannelsFirst))]
     layers: list[Any] = modules[::2]
     activations = modules[1::2]
     for activation in activations:
@@ -178,7 +200,7 @@ def convert(
     comes with the next step's current, which makes no difference here; without it, snnTorch would hold back spikes of a neuron
     whose membrane stays above the threshold.
 
-    :param model: trained DQN with CnnPolicy or MlpPolicy
+    :param model: trained DQN with CnnPolicy or MlpPolicy, see :func:`connections`
     :param scales: of each layer's channels, see :func:`activation_scales`
     :param env: environment of the agent
     :param num_steps: simulation steps of a decision
@@ -190,6 +212,7 @@ def convert(
     policy = check_convertible(model)
     assert isinstance(model, DQN)
     layers: list[Any] = connections(policy.q_net)
+    extractor = policy.q_net.features_extractor
     convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
     units = [layer.out_features for layer in layers[:-1] if isinstance(layer, nn.Linear)]
     settings: dict[str, Any] = {
@@ -205,7 +228,9 @@ def convert(
         "layer_delay": layer_delay,
         "net_arch": units,
     }
-    if convolutions:
+    if isinstance(extractor, ReluExtractor):
+        settings |= {name: getattr(extractor.body.settings, name) for name in SHAPE_SETTINGS}
+    elif convolutions:
         shapes = [[layer.out_channels, layer.kernel_size[0], layer.stride[0]] for layer in convolutions]
         settings |= {"conv_layers": shapes, "features_dim": units[0], "net_arch": units[1:]}
     converted = DQN(

@@ -16,7 +16,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
 import sb3_spiking
-from sb3_spiking import SpikingPolicy
+from sb3_spiking import ReluExtractor, SpikingPolicy
 from sb3_spiking.conversion import ConversionError, Percentile, activation_scales, connections, convert, with_num_steps
 from sb3_spiking.convert import agreement
 from sb3_spiking.snn.layers import delayed
@@ -157,13 +157,39 @@ def test_the_published_simulation(layer_delay, readout):
         th.testing.assert_close(values * 25, total * scales[2], rtol=1e-4, atol=1e-4)
 
 
+class GridEnv(ImagesEnv):
+    """Grids of noise, channels last."""
+
+    observation_space = spaces.Box(0, 1, (6, 5, 3), np.float32)
+
+
+class DictEnv(ImagesEnv):
+    observation_space = spaces.Dict({"vector": spaces.Box(0, 1, (3,), np.float32)})
+
+
+def same_shape(**settings):
+    return {"features_extractor_class": ReluExtractor, "features_extractor_kwargs": settings, "net_arch": []}
+
+
 @pytest.mark.parametrize(("layer_delay", "per_channel"), [(True, True), (False, False)])
-@pytest.mark.parametrize("image", [True, False])
-def test_more_steps_come_closer_to_the_relu_network(image, layer_delay, per_channel):
-    env = make_vec_env(ImagesEnv if image else "CartPole-v1")
-    model = relu_agent(env, "CnnPolicy" if image else "MlpPolicy")
+@pytest.mark.parametrize(
+    ("env", "policy", "kwargs"),
+    [
+        (ImagesEnv, "CnnPolicy", {}),
+        ("CartPole-v1", "MlpPolicy", {}),
+        (ImagesEnv, "CnnPolicy", same_shape(conv_layers=[(8, 9, 9), (6, 2, 1)], features_dim=20)),
+        (GridEnv, "MlpPolicy", same_shape(conv_layers=[(7, 3, 1)], layout="hwc", features_dim=20, net_arch=[10])),
+        (GridEnv, "MlpPolicy", same_shape(net_arch=[20])),
+        ("CartPole-v1", "MlpPolicy", same_shape(net_arch=[20, 10])),
+    ],
+    ids=["CnnPolicy", "MlpPolicy", "our images", "our grids", "our grids, dense", "our vectors"],
+)
+def test_more_steps_come_closer_to_the_relu_network(env, policy, kwargs, layer_delay, per_channel):
+    env = make_vec_env(env)
+    model = relu_agent(env, policy, **kwargs)
+    env.observation_space.seed(0)
     observations = np.stack([env.observation_space.sample() for _ in range(32)])
-    if not image:
+    if env.observation_space.shape == (4,):
         observations = np.clip(observations, -1, 1)
     scales = activation_scales(model, [observations], 32, 100.0, per_channel=per_channel)
     inputs, _ = model.policy.obs_to_tensor(observations)
@@ -206,6 +232,8 @@ def test_what_cannot_be_converted_is_refused():
         (PPO("MlpPolicy", env, n_steps=8, batch_size=8), "an agent of PPO"),
         (relu_agent(env, SpikingPolicy), "spiking one already"),
         (relu_agent(make_vec_env(ImagesEnv)), "MlpPolicy on images"),
+        (relu_agent(make_vec_env(DictEnv), "MultiInputPolicy", **same_shape(net_arch=[4])), "Dict observations"),
+        (relu_agent(make_vec_env(DictEnv), "MultiInputPolicy"), "features_extractor_class=CombinedExtractor"),
     ):
         with pytest.raises(ConversionError, match=message):
             convert(model, [], env)
