@@ -1,7 +1,8 @@
 """
-The agents of ``rl-trained-agents``: where they come from, and how they play.
+The agents of ``rl-trained-agents`` and, for comparison, of ``relu-agents``: where they come from, and how they play.
 
     python benchmarks/agents.py keep benchmarks/cartpole.yml --method rate  # the best seed of each environment of a list
+    python benchmarks/agents.py keep benchmarks/cartpole.yml --method relu --folder relu-agents
     python benchmarks/agents.py play                                        # all of them: benchmark.md
 
 ``keep`` takes finished jobs of ``benchmarks/training.py``, whose logs must still be there: what RL Zoo saved as the best model
@@ -13,13 +14,13 @@ import argparse
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch as th
 from machine import describe
 from training import Job, TrainingList
 
 import sb3_spiking.minatar  # noqa: F401  (registers its games)
+from sb3_spiking import SpikingPolicy
 from sb3_spiking.evaluate import evaluate, summarise
 from sb3_spiking.evaluation.agents import load_agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS
@@ -27,12 +28,13 @@ from sb3_spiking.evaluation.table import markdown
 from sb3_spiking.sharing.zoo_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
-AGENTS = ROOT / "rl-trained-agents"
+SPIKING, RELU = "rl-trained-agents", "relu-agents"
 PROTOCOL = PROTOCOLS["paper"]
 
 COLUMNS = {
     "algo": "algo",
     "env": "env_id",
+    "network": "network",
     "score": "mean_reward",
     "std": "std_reward",
     "max": "max_reward",
@@ -49,8 +51,9 @@ HEAD = """# Performance of the trained agents
 python benchmarks/agents.py play
 ```
 
-Spiking agents of `rl-trained-agents`, {episodes} episodes each under the protocol of Liu et al. 2022 (epsilon {epsilon}, at
-most {max_steps:,} decisions). `n_timesteps`: steps of the environment after which the agent was saved, at its best evaluation.
+Spiking agents of `rl-trained-agents` and ReLU agents of `relu-agents`, of the same shape and training, {episodes} episodes
+each under the protocol of Liu et al. 2022 (epsilon {epsilon}, at most {max_steps:,} decisions). `n_timesteps`: steps of the
+environment after which the agent was saved, at its best evaluation.
 Firing rates, spikes and energy are those of greedy decisions, energy as in [docs/evaluation.md](docs/evaluation.md). Each
 folder has the command of its training and the evaluations during it. They play with RL Zoo's `enjoy` from a clone:
 
@@ -66,13 +69,14 @@ python -m rl_zoo3.enjoy --algo dqn --env MinAtar/Breakout-v1 -f rl-trained-agent
 """
 
 
-def keep(jobs: TrainingList, method: str, logs: Path) -> list[Path]:
+def keep(jobs: TrainingList, method: str, logs: Path, folder: Path) -> list[Path]:
     """
     Copy the agent of the best seed of each environment.
 
     :param jobs: list
     :param method: of the list
     :param logs: where RL Zoo wrote, the ``--logs`` of the training
+    :param folder: log folder that they go to
     :return: the agents' folders
     """
     scores = jobs.scores()
@@ -86,7 +90,7 @@ def keep(jobs: TrainingList, method: str, logs: Path) -> list[Path]:
                 break
         else:
             raise SystemExit(f"no logs of {method} on {env} in {logs}: expected those of one of its finished jobs")
-        target = AGENTS / algo / f"{name}_1"
+        target = folder / algo / f"{name}_1"
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(trained / name, target / name)
         shutil.copy(trained / "best_model.zip", target / f"{name}.zip")
@@ -98,22 +102,28 @@ def keep(jobs: TrainingList, method: str, logs: Path) -> list[Path]:
     return kept
 
 
-def play(out: Path, n_envs: int) -> str:
+def play(folders: list[Path], out: Path, n_envs: int) -> str:
     """
+    :param folders: log folders of the agents
     :param out: folder of finished episodes
     :param n_envs: environments in parallel
     :return: table of all agents, Markdown
     """
     agents = []
-    for path in sorted(AGENTS.glob("*/*/*.zip")):
-        env = read_yaml(path.with_suffix("") / "args.yml")["env"]
-        agents.append(load_agent(AGENTS, path.parents[1].name, env, device="cpu"))
+    for folder in folders:
+        for path in folder.glob("*/*/*.zip"):
+            env = read_yaml(path.with_suffix("") / "args.yml")["env"]
+            agents.append(load_agent(folder, path.parents[1].name, env, device="cpu"))
+    agents.sort(key=lambda agent: agent.path.stem)
     episodes = evaluate(agents, PROTOCOL, out, seeds=[0], n_envs=n_envs)
     summary, _ = summarise(agents, episodes, {}, {})
     summary["algo"] = [agent.algo for agent in agents]
     summary["n_timesteps"] = [agent.model.num_timesteps for agent in agents]
-    policies: list[Any] = [agent.model.policy for agent in agents]
-    summary["num_steps"] = [policy.settings.num_steps for policy in policies]
+    windows = [
+        agent.model.policy.settings.num_steps if isinstance(agent.model.policy, SpikingPolicy) else None for agent in agents
+    ]
+    summary["network"] = ["ReLU" if steps is None else "spiking" for steps in windows]
+    summary["num_steps"] = windows
     return markdown(list(COLUMNS.values()), summary[list(COLUMNS)].itertuples(index=False))
 
 
@@ -124,6 +134,7 @@ def main() -> None:
     keeping.add_argument("list", type=Path, help="YAML file of jobs")
     keeping.add_argument("--method", required=True, help="of the list")
     keeping.add_argument("--only", default="", help="environments whose names contain this")
+    keeping.add_argument("--folder", choices=[SPIKING, RELU], default=SPIKING, help="where they go")
     keeping.add_argument("--logs", type=Path, default=Path("logs/training"), help="as given to benchmarks/training.py")
     playing = commands.add_parser("play", help="evaluate all agents and write benchmark.md")
     playing.add_argument("-o", "--out", type=Path, default=Path("logs/benchmark"), help="folder of finished episodes")
@@ -135,11 +146,11 @@ def main() -> None:
         jobs.jobs = [job for job in jobs.jobs if args.only in job.env]
         if not jobs.finished():
             keeping.error(f"no finished job of {args.list} in an environment with {args.only!r} in its name")
-        for folder in keep(jobs, args.method, args.logs / args.list.stem):
+        for folder in keep(jobs, args.method, args.logs / args.list.stem, ROOT / args.folder):
             print(folder.relative_to(ROOT))
         return
     th.set_num_threads(1)
-    table = play(args.out, args.n_envs)
+    table = play([ROOT / SPIKING, ROOT / RELU], args.out, args.n_envs)
     print(table)
     numbers = {"episodes": PROTOCOL.episodes, "epsilon": PROTOCOL.epsilon, "max_steps": PROTOCOL.max_steps}
     text = HEAD.format(table=table, machine=describe(), **numbers)

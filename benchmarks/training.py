@@ -28,6 +28,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -89,6 +90,8 @@ class TrainingList:
         self.methods: dict[str, dict[str, Any]] = content["methods"]
         named = content["environments"]
         self.environments: dict[str, str] = named if isinstance(named, dict) else dict.fromkeys(named, "")
+        # Making an environment redirects standard output for a moment, which two threads must not do at a time
+        self._playing = threading.Lock()
         # Seed by seed, so that what is there early compares all methods
         self.jobs = [
             Job(env, method, seed)
@@ -140,7 +143,8 @@ class TrainingList:
         partial.mkdir()
         (config,) = trained.glob("*/config.yml")
         shutil.copy(config, partial / "config.yml")
-        scores = self.play(job.env, model, partial)
+        with self._playing:
+            scores = self.play(job.env, model, partial)
 
         evaluations = {"timesteps": logged["timesteps"], "mean": logged["results"].mean(1), "std": logged["results"].std(1)}
         pd.DataFrame(evaluations).round(3).to_csv(partial / "evaluations.csv", index=False)

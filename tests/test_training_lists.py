@@ -69,9 +69,9 @@ def test_a_list_runs_and_what_is_finished_stays(training, tmp_path, monkeypatch,
     # The agent of a finished job, in RL Zoo's layout
     import agents
 
-    monkeypatch.setattr(agents, "AGENTS", tmp_path / "kept")
     jobs = training.TrainingList(Path("small.yml"), Path("results"))
-    (kept,) = agents.keep(jobs, "spiking", Path("logs/small"))
+    (kept,) = agents.keep(jobs, "spiking", Path("logs/small"), tmp_path / "kept")
+    agents.keep(jobs, "relu", Path("logs/small"), tmp_path / "relu")
     assert kept == tmp_path / "kept/dqn/CartPole-v1_1"
     agent = load_agent(tmp_path / "kept", "dqn", "CartPole-v1")
     assert agent.env_kwargs == {"max_episode_steps": 50}
@@ -83,10 +83,11 @@ def test_a_list_runs_and_what_is_finished_stays(training, tmp_path, monkeypatch,
     with pytest.raises(SystemExit):
         agents.main()
     assert "no finished job of small.yml in an environment with 'Pong' in its name" in capsys.readouterr().err
-    table = agents.play(tmp_path / "played", n_envs=8).splitlines()
-    assert len(table) == 3
-    assert table[2].startswith("| dqn  | CartPole-v1 |")
-    assert pd.read_csv(tmp_path / "played/episodes.csv")["score"].between(5, 50).sum() == 30
+    table = agents.play([tmp_path / "kept", tmp_path / "relu"], tmp_path / "played", n_envs=8).splitlines()
+    assert len(table) == 4
+    assert table[2].startswith("| dqn  | CartPole-v1 | spiking |")
+    assert table[3].startswith("| dqn  | CartPole-v1 |    ReLU |")
+    assert pd.read_csv(tmp_path / "played/episodes.csv")["score"].between(5, 50).sum() == 60
 
 
 def test_a_job_that_fails_says_where_to_look(training, tmp_path):
