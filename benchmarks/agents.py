@@ -97,7 +97,7 @@ def keep(jobs: TrainingList, method: str, logs: Path, folder: Path) -> list[Path
         shutil.copy(trained / "evaluations.npz", target)
         shutil.copy(jobs.results / job.name / "command.txt", target / name)
         arguments = target / name / "args.yml"  # without where this machine wrote its logs
-        arguments.write_text(re.sub(r"(- log_folder\n +- ).*", r"\1logs", arguments.read_text()))
+        arguments.write_text(re.sub(r"(- (?:log_folder|tensorboard_log)\n +- ).*", r"\1logs", arguments.read_text()))
         kept.append(target)
     return kept
 

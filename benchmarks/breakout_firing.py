@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from machine import describe
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
+from training import spikes
 
 # policy_kwargs, but for num_steps; the arctan is the paper's surrogate
 NETWORKS = {
@@ -45,11 +45,8 @@ def train(settings: str, folder: Path, args: argparse.Namespace) -> None:
 
 def firing_rates(folder: Path) -> tuple[list[float], list[float]]:
     """Firing rates of the layers, the first and the last that were logged."""
-    (events,) = (folder / "tb").rglob("events*")
-    log = EventAccumulator(str(events)).Reload()
-    layers = sorted(tag for tag in log.Tags()["scalars"] if tag.startswith("firing_rate/"))
-    logged = [[event.value for event in log.Scalars(layer)] for layer in layers]
-    return [rates[0] for rates in logged], [rates[-1] for rates in logged]
+    logged = spikes(folder / "tb").filter(like="firing_rate/")
+    return logged.iloc[0].tolist(), logged.iloc[-1].tolist()
 
 
 def percent(rates: list[float]) -> str:

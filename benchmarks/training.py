@@ -12,9 +12,9 @@ its own with one thread. Its YAML:
 * ``methods``: by name, ``algo`` ("dqn" by default), more ``arguments`` and ``hyperparams`` that it changes
 * ``reference``: the method that performance ratios refer to
 
-What a finished job leaves are a few small files in ``benchmarks/results/LIST/JOB``: RL Zoo's
-evaluations, the score, the command and the hyperparameters. A job that has them is not run again, one that was cut off starts
-over: the command can be stopped and repeated, and jobs that are in the repository are done.
+What a finished job leaves are a few small files in ``benchmarks/results/LIST/JOB``: RL Zoo's evaluations, the score, the
+command and the hyperparameters, and what SpikeMonitor logged. A job that has them is not run again, one that was cut off
+starts over: the command can be stopped and repeated, and jobs that are in the repository are done.
 
 The score of a job is the mean over 100 new episodes of its best agent, by RL Zoo's evaluations during the training. The
 performance ratio is (score - random) / (score of the reference - random), Xu et al. 2026 (arXiv 2610.07808); its interval is
@@ -44,6 +44,7 @@ import yaml
 from machine import describe
 from rl_zoo3 import ALGOS
 from stable_baselines3.common.evaluation import evaluate_policy
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
 
 import sb3_spiking  # noqa: F401  (saved spiking agents name its policy)
@@ -102,7 +103,7 @@ class TrainingList:
         """RL Zoo's command of a job."""
         method = self.methods[job.method]
         command = ["-m", "rl_zoo3.train", "--algo", method.get("algo", "dqn"), "--env", job.env, "--seed", str(job.seed)]
-        command += ["-f", str(folder), "--num-threads", "1", *self.arguments]
+        command += ["-f", str(folder), "--tensorboard-log", str(folder / "tensorboard"), "--num-threads", "1", *self.arguments]
         if self.steps is not None:
             command += ["-n", str(self.steps)]
         command += [*self.environments[job.env].split(), *method.get("arguments", "").split()]
@@ -148,6 +149,9 @@ class TrainingList:
 
         evaluations = {"timesteps": logged["timesteps"], "mean": logged["results"].mean(1), "std": logged["results"].std(1)}
         pd.DataFrame(evaluations).round(3).to_csv(partial / "evaluations.csv", index=False)
+        activity = spikes(folder / "tensorboard")
+        if not activity.empty:
+            activity.to_csv(partial / "spikes.csv")
         score = {"mean": np.mean(scores), "std": np.std(scores), "max": np.max(scores), "train_seconds": seconds}
         pd.DataFrame([score]).round(3).to_csv(partial / "score.csv", index=False)
         shown = self.command(job, Path("logs"))
@@ -181,6 +185,18 @@ class TrainingList:
         """The finished jobs, one a row."""
         rows = [{**job._asdict(), **pd.read_csv(self.results / job.name / "score.csv").iloc[0]} for job in self.finished()]
         return pd.DataFrame(rows)
+
+
+def spikes(folder: Path) -> pd.DataFrame:
+    """
+    :param folder: TensorBoard's log of one training
+    :return: what SpikeMonitor logged for each layer, a column each, by ``timesteps``; empty without a SpikeMonitor
+    """
+    (file,) = folder.rglob("events*")
+    log = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
+    tags = [tag for tag in log.Tags()["scalars"] if tag.startswith(("firing_rate/", "silent_neurons/", "saturated_neurons/"))]
+    columns = {tag: {event.step: event.value for event in log.Scalars(tag)} for tag in sorted(tags)}
+    return pd.DataFrame(columns).rename_axis("timesteps").round(5)
 
 
 class _Random:

@@ -56,6 +56,12 @@ def test_a_list_runs_and_what_is_finished_stays(training, tmp_path, monkeypatch,
         score = pd.read_csv(folder / "score.csv").iloc[0]
         assert 5 < score["mean"] <= score["max"] <= 50
         assert f"| {job} | {score['mean']:.2f} ({score['mean']:.2f}) |" in table
+    spikes = pd.read_csv(results / "CartPole-v1_spiking_3/spikes.csv", index_col="timesteps")
+    assert set(spikes) == {f"{name}/layer_1" for name in ("firing_rate", "silent_neurons", "saturated_neurons")}
+    assert spikes.index.is_monotonic_increasing
+    assert spikes.to_numpy().min() >= 0
+    assert 0 < spikes["firing_rate/layer_1"].mean() < 1
+    assert not (results / "CartPole-v1_relu_3/spikes.csv").exists()
     settings = yaml.safe_load((results / "CartPole-v1_spiking_3/settings.yml").read_text())
     assert (settings["num_steps"], settings["net_arch"], settings["beta"]) == (3, [8], 0.5)
 
