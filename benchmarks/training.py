@@ -259,6 +259,31 @@ def table(jobs: TrainingList, scores: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def silence(jobs: TrainingList) -> str:
+    """
+    Markdown, a line for each method, a column for each environment: the share of the last spiking layer's neurons that are
+    silent in the batch SpikeMonitor looks at, early in the training (its second tenth) and late (its last tenth), mean over
+    seeds.
+    """
+    finished = [job for job in jobs.finished() if (jobs.results / job.name / "spikes.csv").exists()]
+    environments = [env for env in jobs.environments if any(job.env == env for job in finished)]
+    lines = [f"| | {' | '.join(env.split('/')[-1] for env in environments)} |", "|---|" + "--:|" * len(environments)]
+    for method in jobs.methods:
+        cells = []
+        for env in environments:
+            names = [job.name for job in finished if (job.env, job.method) == (env, method)]
+            shares = []
+            for name in names:
+                silent = pd.read_csv(jobs.results / name / "spikes.csv", index_col="timesteps").filter(like="silent_neurons/")
+                last, share = silent.iloc[:, -1], silent.index / silent.index[-1]
+                shares.append((last[(share >= 0.1) & (share < 0.2)].mean(), last[share >= 0.9].mean()))
+            early, late = np.mean(shares, axis=0) if shares else (np.nan, np.nan)
+            cells.append(f"{early:.0%} to {late:.0%}" if shares else "")
+        if any(cells):
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _curve(file: Path) -> pd.Series:
     evaluations = pd.read_csv(file)
     return evaluations.set_index(evaluations["timesteps"] / 1000)["mean"]
@@ -311,6 +336,7 @@ def main() -> None:
     scores = jobs.scores()
     plot(jobs, jobs.results / "learning_curves.png")
     print(f"\n{describe()}\n\n{table(jobs, scores)}")
+    print(f"\nSilent neurons of the last layer, early and late in the training\n\n{silence(jobs)}")
 
 
 if __name__ == "__main__":

@@ -96,6 +96,18 @@ def test_a_list_runs_and_what_is_finished_stays(training, tmp_path, monkeypatch,
     assert pd.read_csv(tmp_path / "played/episodes.csv")["score"].between(5, 50).sum() == 60
 
 
+def test_silent_neurons_by_hand(training, tmp_path):
+    (tmp_path / "small.yml").write_text(yaml.safe_dump({**LIST, "seeds": [3, 4]}))
+    jobs = training.TrainingList(tmp_path / "small.yml", tmp_path)
+    for seed, early, late in ((3, 0.2, 0.4), (4, 0.4, 0.8)):
+        folder = tmp_path / f"CartPole-v1_spiking_{seed}"
+        folder.mkdir()
+        silent = [0.9, early - 0.1, early + 0.1, *[0.9] * 14, late, late - 0.05, late + 0.05]
+        columns = {"firing_rate/layer_2": 0.5, "silent_neurons/layer_1": 1.0, "silent_neurons/layer_2": silent}
+        pd.DataFrame(columns, index=pd.RangeIndex(50, 1001, 50, name="timesteps")).to_csv(folder / "spikes.csv")
+    assert training.silence(jobs).splitlines() == ["| | CartPole-v1 |", "|---|--:|", "| spiking | 30% to 60% |"]
+
+
 def test_a_job_that_fails_says_where_to_look(training, tmp_path):
     wrong = {**LIST, "methods": {"relu": {"hyperparams": {"policy": "NoPolicy"}}}}
     (tmp_path / "wrong.yml").write_text(yaml.safe_dump(wrong))
