@@ -51,8 +51,9 @@ HEAD = """# Performance of the trained agents
 python benchmarks/agents.py play
 ```
 
-Spiking agents of `rl-trained-agents` and ReLU agents of `relu-agents`, of the same shape and training, {episodes} episodes
-each under the protocol of Liu et al. 2022 (epsilon {epsilon}, at most {max_steps:,} decisions). `n_timesteps`: steps of the
+Spiking agents of `rl-trained-agents` and ReLU agents of `relu-agents`, of the same shape and trained with the same
+hyperparameters (Pong has none), {episodes} episodes each under the protocol of Liu et al. 2022 (epsilon {epsilon}, at most
+{max_steps:,} decisions). `n_timesteps`: steps of the
 environment after which the agent was saved, at its best evaluation.
 Firing rates, spikes and energy are those of greedy decisions, energy as in [docs/evaluation.md](docs/evaluation.md). Each
 folder has the command of its training and the evaluations during it. They play with RL Zoo's `enjoy` from a clone:

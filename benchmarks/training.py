@@ -277,8 +277,7 @@ def silence(jobs: TrainingList) -> str:
                 silent = pd.read_csv(jobs.results / name / "spikes.csv", index_col="timesteps").filter(like="silent_neurons/")
                 last, share = silent.iloc[:, -1], silent.index / silent.index[-1]
                 shares.append((last[(share >= 0.1) & (share < 0.2)].mean(), last[share >= 0.9].mean()))
-            early, late = np.mean(shares, axis=0) if shares else (np.nan, np.nan)
-            cells.append(f"{early:.0%} to {late:.0%}" if shares else "")
+            cells.append("{:.0%} to {:.0%}".format(*np.mean(shares, axis=0)) if shares else "")
         if any(cells):
             lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
