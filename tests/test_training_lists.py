@@ -1,6 +1,9 @@
 """benchmarks/training.py: jobs that are finished stay, ratios by hand."""
 
+import shutil
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +97,27 @@ def test_a_list_runs_and_what_is_finished_stays(training, tmp_path, monkeypatch,
     assert table[2].startswith("| dqn  | CartPole-v1 | spiking |")
     assert table[3].startswith("| dqn  | CartPole-v1 |    ReLU |")
     assert pd.read_csv(tmp_path / "played/episodes.csv")["score"].between(5, 50).sum() == 60
+
+
+def test_jobs_that_end_together_are_scored_one_by_one(training, tmp_path, monkeypatch):
+    (tmp_path / "small.yml").write_text(yaml.safe_dump({**LIST, "seeds": [3, 4]}))
+    jobs = training.TrainingList(tmp_path / "small.yml", tmp_path / "results")
+    meeting = threading.Barrier(2)
+
+    def play(*args):
+        with pytest.raises(threading.BrokenBarrierError):  # nobody else comes
+            meeting.wait(timeout=1)
+        return [1.0, 3.0]
+
+    monkeypatch.setattr(training.TrainingList, "play", play)
+    first, second = (job for job in jobs.jobs if job.method == "relu")
+    jobs.run(first, tmp_path / "logs")
+    shutil.rmtree(jobs.results)
+    shutil.copytree(tmp_path / "logs" / first.name, tmp_path / "logs" / second.name)
+    meeting.reset()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda job: jobs.record(job, tmp_path / "logs" / job.name, 1), (first, second)))
+    assert jobs.scores()["mean"].tolist() == [2.0, 2.0]
 
 
 def test_silent_neurons_by_hand(training, tmp_path):
