@@ -4,8 +4,8 @@ replay, acting and updates together.
 
     python benchmarks/learn_speed.py
 
-The paper's network starts out silent (docs/results.md); here its weights are scaled so that every layer fires in about a tenth
-of the steps on noise, and the learning rate is 0, so that it stays so.
+The paper's network starts out silent (docs/learning.md); here its weights are scaled so that every layer fires in about a
+tenth of the steps on noise, and the learning rate is 0, so that it stays so.
 """
 
 import argparse

@@ -32,7 +32,7 @@ BALL_X, BALL_Y, PADDLE_Y = 49, 54, 51
 POSITIONS = {"ball across": BALL_X, "ball up and down": BALL_Y, "paddle": PADDLE_Y}
 BATCH_SIZE = 64
 
-#: Side of the screen and layers: those of benchmarks/pong.yml, and the default body for Atari
+#: Side of the screen and layers: those of benchmarks/atari.yml, and the default body for Atari
 SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
     "small": (42, {"conv_layers": [(16, 6, 3), (32, 4, 2)], "features_dim": 256}),
     "nature": (84, {"conv_layers": [(32, 8, 4), (64, 4, 2), (64, 3, 1)], "features_dim": 512}),

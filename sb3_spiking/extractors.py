@@ -21,7 +21,7 @@ from sb3_spiking.snn.readout import READOUTS
 NATURE_CONV_LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
 
 # Deep networks on images start out silent, and a steep surrogate has too little gradient far below the threshold to wake
-# them up: see docs/results.md
+# them up: see docs/learning.md
 CONVOLUTIONAL_DEFAULTS = {"conv_layers": NATURE_CONV_LAYERS, "input_scale": 4.0, "slope": 5.0}
 
 
