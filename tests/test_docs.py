@@ -31,6 +31,7 @@ def test_links_lead_somewhere(file):
     [
         ("minatar_1m", "results.md"),
         ("classic_control", "results.md"),
+        ("atari", "results.md"),
         ("minatar", "results.md"),
         ("minatar_variants", "learning.md"),
     ],
