@@ -11,6 +11,7 @@ its own with one thread. Its YAML:
 * ``arguments``: of RL Zoo's command, and ``hyperparams`` that are changed, for all jobs
 * ``methods``: by name, ``algo`` ("dqn" by default), more ``arguments`` and ``hyperparams`` that it changes
 * ``reference``: the method that performance ratios refer to
+* ``curves``: the methods whose learning curves are drawn, by default all
 
 What a finished job leaves are a few small files in ``benchmarks/results/LIST/JOB``: RL Zoo's evaluations, the score, the
 command and the hyperparameters, and what SpikeMonitor logged. A job that has them is not run again, one that was cut off
@@ -89,6 +90,7 @@ class TrainingList:
         self.env_kwargs: dict[str, Any] = content.get("env_kwargs", {})
         self.reference: str = content["reference"]
         self.methods: dict[str, dict[str, Any]] = content["methods"]
+        self.curves: list[str] = content.get("curves", list(self.methods))
         named = content["environments"]
         self.environments: dict[str, str] = named if isinstance(named, dict) else dict.fromkeys(named, "")
         # Making an environment redirects standard output for a moment, which two threads must not do at a time
@@ -290,11 +292,11 @@ def _curve(file: Path) -> pd.Series:
 
 def plot(jobs: TrainingList, file: Path) -> None:
     """Learning curves: RL Zoo's evaluations, each job thin, their mean thick."""
-    finished = jobs.finished()
+    finished = [job for job in jobs.finished() if job.method in jobs.curves]
     environments = [env for env in jobs.environments if any(job.env == env for job in finished)]
     columns = min(3, len(environments))
     rows = -(-len(environments) // columns)
-    methods = [method for method in jobs.methods if any(job.method == method for job in finished)]
+    methods = [method for method in jobs.curves if any(job.method == method for job in finished)]
     size = (4 * columns, 3.2 * rows + 0.15 * len(methods) / columns)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     colors = plt.colormaps["tab10" if len(methods) <= 10 else "tab20"]
