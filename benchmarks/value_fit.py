@@ -3,8 +3,7 @@ What a spiking network finds hard to learn, without the noise of reinforcement l
 Q-values that a trained ReLU agent gives to the states of its own games, and are then asked about other games. The advantage of
 an action is its Q-value less the mean over actions: what the choice of an action depends on.
 
-    python benchmarks/training.py benchmarks/minatar_1m.yml --only Asterix-v1_relu_0
-    python benchmarks/value_fit.py -f logs/training/minatar_1m/MinAtar-Asterix-v1_relu_0 --env MinAtar/Asterix-v1
+    python benchmarks/value_fit.py --seeds 1
 """
 
 import argparse
@@ -119,7 +118,7 @@ def fit(policy: Any, states: th.Tensor, values: th.Tensor, updates: int, seed: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="MinAtar/Asterix-v1", help="a game of MinAtar")
-    parser.add_argument("-f", "--folder", required=True, help="RL Zoo's log folder of a ReLU DQN, whose best model is taken")
+    parser.add_argument("-f", "--folder", default="relu-agents", help="RL Zoo's log folder of a ReLU DQN")
     parser.add_argument("--states", type=int, default=24_000)
     parser.add_argument("--updates", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=2)
@@ -129,7 +128,7 @@ def main() -> None:
     args = parser.parse_args()
 
     th.set_num_threads(args.num_threads)
-    states, values = played(load_agent(args.folder, "dqn", args.env, load_best=True, device="cpu"), args.states)
+    states, values = played(load_agent(args.folder, "dqn", args.env, device="cpu"), args.states)
     lines = []
     for name in args.network:
         env = gym.make(args.env)
