@@ -17,9 +17,10 @@ What a finished job leaves are a few small files in ``benchmarks/results/LIST/JO
 command and the hyperparameters, and what SpikeMonitor logged. A job that has them is not run again, one that was cut off
 starts over: the command can be stopped and repeated, and jobs that are in the repository are done.
 
-The score of a job is the mean over 100 new episodes of its best agent, by RL Zoo's evaluations during the training. The
-performance ratio is (score - random) / (score of the reference - random), Xu et al. 2026 (arXiv 2610.07808); its interval is
-a bootstrap over the seeds of each environment.
+The score of a job is the mean over 100 new episodes of its best agent, by RL Zoo's evaluations during the training. Actions
+are greedy, but in Atari, where whole games are played at the epsilon of the training, as in RL Zoo's evaluations: who waits
+for the ball of Breakout would wait for ever. The performance ratio is (score - random) / (score of the reference - random), Xu
+et al. 2026 (arXiv 2610.07808); its interval is a bootstrap over the seeds of each environment.
 """
 
 import argparse
@@ -45,6 +46,7 @@ import yaml
 from machine import describe
 from rl_zoo3 import ALGOS
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import set_random_seed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
 
@@ -169,7 +171,9 @@ class TrainingList:
         hyperparams, _ = read_environment(folder)
         player = Agent(env, "", env, model, folder, hyperparams, str(folder), self.env_kwargs)
         environments = player.make_env(min(20, SCORE_EPISODES), SCORE_SEED, whole_games=True)
-        scores, _ = evaluate_policy(model, environments, n_eval_episodes=SCORE_EPISODES, return_episode_rewards=True)
+        set_random_seed(SCORE_SEED)
+        deterministic = not player.is_stochastic
+        scores, _ = evaluate_policy(model, environments, SCORE_EPISODES, deterministic, return_episode_rewards=True)
         assert isinstance(scores, list)
         return scores
 
