@@ -300,7 +300,7 @@ def plot(jobs: TrainingList, file: Path) -> None:
     environments = [env for env in jobs.environments if any(job.env == env for job in finished)]
     columns = min(3, len(environments))
     rows = -(-len(environments) // columns)
-    methods = [method for method in jobs.curves if any(job.method == method for job in finished)]
+    methods = [method for method in jobs.methods if any(job.method == method for job in finished)]
     size = (4 * columns, 3.2 * rows + 0.15 * len(methods) / columns)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     colors = plt.colormaps["tab10" if len(methods) <= 10 else "tab20"]

@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pandas as pd
 import pytest
@@ -120,6 +121,33 @@ def test_jobs_that_end_together_are_scored_one_by_one(training, tmp_path, monkey
     assert jobs.scores()["mean"].tolist() == [2.0, 2.0]
 
 
+def test_scores_are_those_of_greedy_actions(training, tmp_path, monkeypatch):
+    (tmp_path / "small.yml").write_text(yaml.safe_dump(LIST))
+    (tmp_path / "config.yml").write_text("{}")
+    monkeypatch.setattr(training, "SCORE_EPISODES", 2)
+
+    def left(self, observations, *args, deterministic, **kwargs):
+        assert deterministic
+        return np.zeros(len(observations), int), None
+
+    monkeypatch.setattr(training._Random, "predict", left)
+    player = training._Random(gym.make("CartPole-v1").action_space)
+    scores = training.TrainingList(tmp_path / "small.yml").play("CartPole-v1", player, tmp_path)
+    assert all(7 < score < 12 for score in scores)  # how long a pole stands that is always pushed to the left
+
+
+def test_a_list_chooses_its_curves(training, tmp_path, monkeypatch):
+    (tmp_path / "small.yml").write_text(yaml.safe_dump({**LIST, "curves": ["spiking"]}))
+    jobs = training.TrainingList(tmp_path / "small.yml", tmp_path)
+    for method in LIST["methods"]:
+        (tmp_path / f"CartPole-v1_{method}_3").mkdir()
+        (tmp_path / f"CartPole-v1_{method}_3/evaluations.csv").write_text("timesteps,mean,std\n500,9,0\n1000,10,0\n")
+    drawn = []
+    monkeypatch.setattr(training, "_curve", lambda file: drawn.append(file.parent.name) or pd.Series([9.0, 10.0], [0.5, 1.0]))
+    training.plot(jobs, tmp_path / "curves.png")
+    assert drawn == ["CartPole-v1_spiking_3"]
+
+
 def test_silent_neurons_by_hand(training, tmp_path):
     (tmp_path / "small.yml").write_text(yaml.safe_dump({**LIST, "seeds": [3, 4]}))
     jobs = training.TrainingList(tmp_path / "small.yml", tmp_path)
@@ -152,7 +180,8 @@ def test_random_actions_play_whole_games_in_the_environment_of_a_job(training, t
     monkeypatch.setattr(training, "SCORE_EPISODES", 2)
     shapes = set()
 
-    def stay(self, observations, *args, **kwargs):
+    def stay(self, observations, *args, deterministic, **kwargs):
+        assert not deterministic
         shapes.add(observations.shape)
         return np.zeros(len(observations), int), None
 
