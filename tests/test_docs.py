@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -27,21 +28,53 @@ def test_links_lead_somewhere(file):
 
 
 @pytest.mark.parametrize(
-    ("name", "file"),
+    ("name", "file", "with_ratio"),
     [
-        ("minatar_1m", "results.md"),
-        ("classic_control", "results.md"),
-        ("atari", "results.md"),
-        ("minatar", "results.md"),
-        ("minatar_variants", "learning.md"),
+        ("minatar_1m", "results.md", True),
+        ("classic_control", "results.md", True),
+        ("atari", "results.md", True),
+        ("minatar", "results.md", True),
+        ("minatar_variants", "learning.md", False),
     ],
 )
-def test_tables_are_those_of_the_results(import_benchmark, name, file):
+def test_tables_are_those_of_the_results(import_benchmark, name, file, with_ratio):
     training = import_benchmark("training")
     jobs = training.TrainingList(ROOT / f"benchmarks/{name}.yml")
     text = (ROOT / "docs" / file).read_text()
     _, _, *rows = training.table(jobs, jobs.scores()).splitlines()
     assert len(rows) > 2
     for row in rows:
-        scores = row.rpartition(" | ")[0]  # the ratio is not in all of them
-        assert scores in text, row
+        assert (row if with_ratio else row.rpartition(" | ")[0]) in text, row
+
+
+@pytest.fixture
+def minatar(import_benchmark):
+    training = import_benchmark("training")
+    jobs = training.TrainingList(ROOT / "benchmarks/minatar_1m.yml")
+    return training, jobs
+
+
+def test_the_readme_rounds_the_results(minatar):
+    training, jobs = minatar
+    rounded = {}
+    for row in training.table(jobs, jobs.scores()).splitlines()[2:]:
+        method, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+        *means, ratio = (float(cell.split()[0].strip("%")) for cell in cells)
+        rounded[method] = [*means, ratio]
+    rows = re.findall(r"^\| (.*`.*) \|(( -?[\d.]+ \|){5}) (\d+)% \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(rows) == 8
+    for title, cells, _, ratio in rows:
+        shown = [*(float(cell) for cell in cells.split("|") if cell.strip()), float(ratio)]
+        method = re.findall("`([^`]+)`", title)[-1]
+        np.testing.assert_allclose(shown[:-1], rounded[method][:-1], atol=0.051, rtol=0, err_msg=title)
+        np.testing.assert_allclose(shown[-1], rounded[method][-1], atol=0.51, rtol=0, err_msg=title)
+
+
+def test_silent_units_are_those_of_the_results(minatar):
+    training, jobs = minatar
+    text = (ROOT / "docs/learning.md").read_text()
+    rows = [row for row in training.silence(jobs).splitlines() if "schedule" in row]
+    assert len(rows) == 4
+    for row in rows:
+        method, cells = row.strip("| ").split(" | ", 1)
+        assert re.search(rf"^\| `{method}` .*\| {re.escape(cells)} \|$", text, re.MULTILINE), row
