@@ -6,12 +6,12 @@ set -eu
 cd "$(dirname "$0")/.."
 kept=benchmarks/results/diagnostics
 rm -rf logs/diagnostics
-mkdir -p $kept
+mkdir -p $kept logs/diagnostics
 
 keep() { # name, script and its arguments
     name=$1 && shift
-    python "$@" >$kept/.partial
-    mv $kept/.partial $kept/"$name".txt
+    python "$@" >logs/diagnostics/"$name".txt
+    cp logs/diagnostics/"$name".txt $kept
 }
 
 firing="benchmarks/breakout_firing.py --steps 2000 --learning-starts 1000"
