@@ -6,6 +6,7 @@ there is a whole checkpoint at every moment. The replay is written in parts, eac
 disk of what is new since the one before. Nothing in it is a pickle.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -284,11 +285,13 @@ def replace_file(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    # The name is written when the folder is. Windows and some network mounts cannot do that: the file is replaced all the same
+    with contextlib.suppress(OSError):
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _callbacks(root: BaseCallback) -> Iterator[BaseCallback]:

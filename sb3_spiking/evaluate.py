@@ -60,8 +60,8 @@ LAYERS = {
     "updates": "neuron updates",
     "spikes": "spikes",
     "nanojoules": "nJ",
-    "weight_bytes": "weights: kB",
-    "state_bytes": "membranes: kB",
+    "weight_bytes": "weights: bytes",
+    "state_bytes": "membranes: bytes",
 }
 
 
@@ -192,8 +192,8 @@ def summarise(
                 **{count: getattr(each, count) / decisions for count in ("multiply_accumulates", "accumulates", "updates")},
                 **{"spikes": each.spikes / decisions, "nanojoules": each.picojoules / decisions / 1000},
                 "firing_rate": 100 * each.spikes / (decisions * each.neurons * each.steps) if state else math.nan,
-                "weight_bytes": 4 * each.parameters / 1000,
-                "state_bytes": 4 * each.neurons / 1000 if state else 0.0,
+                "weight_bytes": 4 * each.parameters,
+                "state_bytes": 4 * each.neurons if state else 0,
             }
             layers.append(layer)
             nanojoules += layer["nanojoules"]

@@ -11,10 +11,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_spiking.observations import channels_height_width, image_keys, is_intensity
+from sb3_spiking.observations import channels_height_width, image_keys, is_intensity, nan_where_not_finite
 from sb3_spiking.settings import SpikingSettings
 from sb3_spiking.snn.encoding import ENCODINGS
-from sb3_spiking.snn.layers import SpikingLayer, run_layers
+from sb3_spiking.snn.layers import SpikingLayer, delayed, run_layers
 from sb3_spiking.snn.readout import READOUTS
 
 # The convolutions of Mnih et al. 2015 (Nature 518:529), which Liu et al. 2022 keep: channels, kernel size, stride
@@ -67,9 +67,10 @@ class SpikingExtractor(BaseFeaturesExtractor):
     def forward(self, observations: PyTorchObs) -> th.Tensor:
         """
         :param observations: preprocessed observations, shape (B, \\*)
-        :return: firing rates over the window, spikes per step in [0, 1], shape (B, F)
+        :return: firing rates over the window, spikes per step in [0, 1], shape (B, F); NaN for an observation that is not
+            finite
         """
-        return self.window(observations).mean(dim=0)
+        return self.window(observations).mean(dim=0) + nan_where_not_finite(observations, self._observation_space)
 
     def neurons(self, count: int) -> list[dict[str, Any]]:
         """
@@ -249,7 +250,8 @@ class SpikingCombinedExtractor(SpikingExtractor):
             else:
                 in_features += self.encoded_channels(get_flattened_obs_dim(space), space)
         self.cnns = nn.ModuleDict(cnns)
-        self.dense = self.dense_layers(in_features, units, neurons, first=False)
+        # What comes from an image is delayed where it is put beside the rest, which comes from the observation
+        self.dense = self.dense_layers(in_features, units, neurons, first=True)
 
     @classmethod
     def resolve(cls, observation_space: gym.Space, normalized_image: bool, **settings: Any) -> SpikingSettings:
@@ -271,7 +273,8 @@ class SpikingCombinedExtractor(SpikingExtractor):
             if key in self.cnns:
                 cnn = self.cnns[key]
                 assert isinstance(cnn, SpikingNatureCNN)
-                parts.append(cnn.window(observations[key]))
+                spikes = cnn.window(observations[key])
+                parts.append(delayed(spikes) if self.settings.layer_delay else spikes)
             else:
                 parts.append(self.encode(observations[key].flatten(1), space))
         steps = max(part.shape[0] for part in parts)

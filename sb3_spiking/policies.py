@@ -15,6 +15,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
 from sb3_spiking.extractors import SpikingExtractor, choose_extractor
+from sb3_spiking.observations import nan_where_not_finite
 from sb3_spiking.relu import SHAPE_SETTINGS, ReluExtractor
 from sb3_spiking.settings import SpikingSettings
 from sb3_spiking.snn.layers import delayed
@@ -95,13 +96,15 @@ class SpikingQNetwork(QNetwork):
     def spiking_values(self, obs: PyTorchObs) -> th.Tensor:
         """
         :param obs: observations, shape (B, \\*)
-        :return: what the spiking network says, shape (B, A): the agent takes the action with the highest one
+        :return: what the spiking network says, shape (B, A): the agent takes the action with the highest one; NaN for an
+            observation that is not finite
         """
         preprocessed = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
         window = self.features_extractor.window(preprocessed)
         if self.settings.layer_delay:
             window = delayed(window)
-        return READOUTS[self.settings.readout].values(window, self.q_net, self.output_neuron)
+        values = READOUTS[self.settings.readout].values(window, self.q_net, self.output_neuron)
+        return values + nan_where_not_finite(preprocessed, self.observation_space)
 
     def compensated(self, values: th.Tensor, obs: PyTorchObs) -> th.Tensor:
         """

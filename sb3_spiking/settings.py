@@ -10,7 +10,7 @@ from typing import Any
 from sb3_spiking.snn.encoding import ENCODINGS
 from sb3_spiking.snn.normalization import NORMALIZATIONS
 from sb3_spiking.snn.readout import READOUTS
-from sb3_spiking.snn.surrogates import SURROGATES
+from sb3_spiking.snn.surrogates import SURROGATES, Surrogate
 
 # The network of Liu et al. 2022 (arXiv 2201.07211): LIF h = v + (x - v) / tau with tau = 2, that is beta = 1 - 1/tau and
 # currents times 1/tau; fires at h >= 1, which in float32 is h > the number before 1; hard reset within the graph;
@@ -256,7 +256,4 @@ _RULES: dict[str, _Rule] = {
 
 
 def _surrogate_slope(name: str, slope: float | None) -> float | None:
-    default = SURROGATES[name].default_slope
-    if default is None and slope is not None:
-        raise ValueError(f"slope={slope!r}: the surrogate {name!r} has no slope, leave it out")
-    return default if slope is None else slope
+    return Surrogate(name, slope).slope

@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 import sb3_spiking
 from sb3_spiking import AgentError, Checkpoint, FrameStackReplayBuffer, restore
-from sb3_spiking.checkpoint import MANIFEST
+from sb3_spiking.checkpoint import MANIFEST, replace_file
 
 
 def make_agent(train_freq=1, n_envs=1, **kwargs):
@@ -397,3 +397,16 @@ def test_killed_fifty_times(tmp_path):
         if kills >= 50:
             break
     assert kills >= 50
+
+
+def test_a_folder_that_cannot_be_synced_does_not_undo_the_replacement(tmp_path, monkeypatch):
+    real = os.open
+
+    def refused(path, *arguments, **keywords):
+        if Path(path) == tmp_path:
+            raise PermissionError(13, "as on Windows", str(path))
+        return real(path, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "open", refused)
+    replace_file(tmp_path / "manifest.json", b"new")
+    assert (tmp_path / "manifest.json").read_bytes() == b"new"

@@ -135,7 +135,7 @@ def test_summary(agent, tmp_path):
     assert row["relative"] == pytest.approx(100.0)
     assert row["nanojoules"] == pytest.approx(4.6 * (4 * 32 + 32 * 32 + 32 * 2) / 1000)
     assert math.isnan(row["spikes"])
-    assert list(layers["weight_bytes"]) == pytest.approx([0.64, 4.224, 0.264])
+    assert list(layers["weight_bytes"]) == pytest.approx([640, 4224, 264])
 
 
 def test_whole_games_of_atari_are_neither_cut_into_lives_nor_clipped(atari):
@@ -335,3 +335,19 @@ def test_robustness_command_survives_a_kill(relu_run):
 def test_wrong_input_gets_one_line(relu_run, fails, module, arguments, message):
     assert message in fails(module, f"{'' if '--env' in arguments else '--env CartPole-v1 '}{arguments} -o never")
     assert not (relu_run / "never").exists()
+
+
+@pytest.mark.parametrize("content", ["somebody else's note", "a,b,c", "x\na,c\n1,2"])
+def test_a_foreign_file_is_not_touched(tmp_path, content):
+    (tmp_path / "rows.csv").write_text(content)
+    with pytest.raises(AgentError, match="holds something else"):
+        Rows(tmp_path / "rows.csv", ["a", "c"])
+    assert (tmp_path / "rows.csv").read_text() == content
+
+
+@pytest.mark.parametrize("content", ["", "a,", "a,c", "a,c\r", "a,c\r\n1,2\r\n3"])
+def test_a_file_that_was_cut_off_goes_on(tmp_path, content):
+    (tmp_path / "rows.csv").write_bytes(content.encode())
+    Rows(tmp_path / "rows.csv", ["a", "c"]).add({"a": 5, "c": 6})
+    kept = [[1, 2]] if "1,2" in content else []
+    assert Rows(tmp_path / "rows.csv", ["a", "c"]).read().to_numpy().tolist() == [*kept, [5, 6]]

@@ -29,15 +29,17 @@ class Rows:
     def __init__(self, path: Path, columns: Iterable[str]) -> None:
         self.path, self.columns = path, list(columns)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            content = path.read_bytes()
+        content = path.read_bytes() if path.exists() else b""
+        header = ",".join(self.columns).encode()
+        first = content.splitlines()[0] if content else b""
+        # Whose the file is comes first: nothing of somebody else's is touched
+        if first != header and not (b"\n" not in content and header.startswith(first.rstrip(b"\r"))):
+            shown = first[:200].decode(errors="replace")
+            raise AgentError(f"{path} holds something else: its first line is {shown!r}; move it away")
+        if content:
             os.truncate(path, content.rfind(b"\n") + 1)
-        if not path.exists() or not path.read_text():
+        if b"\n" not in content:
             self._append(self.columns)
-        with path.open(newline="") as file:
-            found = next(csv.reader(file))
-        if found != self.columns:
-            raise AgentError(f"{path} holds something else: its columns are {', '.join(found)}; move it away")
 
     def read(self) -> pd.DataFrame:
         """All rows so far."""

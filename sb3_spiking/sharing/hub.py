@@ -235,7 +235,6 @@ def _card(
     kind = "spiking DQN" if spiking else "DQN"
     data = ModelCardData(
         library_name="stable-baselines3",
-        license="mit",
         tags=[
             *(env_id, "deep-reinforcement-learning", "reinforcement-learning", "stable-baselines3"),
             *(("spiking-neural-network", "snntorch", "sb3-spiking") if spiking else ()),

@@ -43,7 +43,7 @@ class Leaky(snn.Leaky):
     :param beta: membrane decay per step, in [0, 1]
     :param threshold: a neuron fires when its membrane is above this
     :param spike_grad: name of the surrogate gradient, see :data:`sb3_spiking.snn.surrogates.SURROGATES`
-    :param slope: steepness of the surrogate, None for one without
+    :param slope: steepness of the surrogate; None takes snnTorch's default
     :param reset_mechanism: ``"zero"``, ``"subtract"`` (of the threshold) or ``"none"``
     :param reset_delay: reset one step after the spike, detached from the graph (True), or at once with gradient
     :param learn_beta: make beta a parameter, one number for the layer
@@ -57,7 +57,7 @@ class Leaky(snn.Leaky):
         beta: float,
         threshold: float = 1.0,
         spike_grad: str = "fast_sigmoid",
-        slope: float | None = 25.0,
+        slope: float | None = None,
         reset_mechanism: str = "zero",
         reset_delay: bool = True,
         learn_beta: bool = False,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import snntorch.surrogate
 import torch as th
@@ -20,13 +20,32 @@ class SurrogateFactory(NamedTuple):
     default_slope: float | None = None
 
 
+class _Sigmoid(th.autograd.Function):
+    """
+    snnTorch's sigmoid surrogate, whose derivative is even: written with ``exp(-slope |U|)``, which cannot overflow. snnTorch's
+    own is inf / inf for currents of a few thresholds below it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, membrane_over_threshold: th.Tensor, slope: float) -> th.Tensor:
+        ctx.save_for_backward(membrane_over_threshold)
+        ctx.slope = slope
+        return (membrane_over_threshold > 0).float()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor, None]:
+        (membrane_over_threshold,) = ctx.saved_tensors
+        exponential = th.exp(-ctx.slope * membrane_over_threshold.abs())
+        return grad_outputs[0] * ctx.slope * exponential / (exponential + 1) ** 2, None
+
+
 # snnTorch's deterministic surrogates. ``slope`` is the first steepness parameter of each: ``slope`` itself,
 # or ``alpha`` for atan; what else a surrogate takes stays at snnTorch's default. Left out are the random SSO,
 # LSO (it calls SSO's operator in snnTorch 1.0) and custom_surrogate (a function cannot be saved as a setting).
 SURROGATES: dict[str, SurrogateFactory] = {
     "fast_sigmoid": SurrogateFactory(lambda slope: snntorch.surrogate.fast_sigmoid(slope=slope), 25.0),
     "atan": SurrogateFactory(lambda slope: snntorch.surrogate.atan(alpha=slope), 2.0),
-    "sigmoid": SurrogateFactory(lambda slope: snntorch.surrogate.sigmoid(slope=slope), 25.0),
+    "sigmoid": SurrogateFactory(lambda slope: lambda membrane: _Sigmoid.apply(membrane, slope), 25.0),
     "SFS": SurrogateFactory(lambda slope: snntorch.surrogate.SFS(slope=slope), 25.0),
     "spike_rate_escape": SurrogateFactory(lambda slope: snntorch.surrogate.spike_rate_escape(slope=slope), 25.0),
     "triangular": SurrogateFactory(lambda: snntorch.surrogate.triangular()),
@@ -42,11 +61,21 @@ class Surrogate:
     surrogates are closures, which cannot be pickled.
 
     :param name: a key of :data:`SURROGATES`
-    :param slope: steepness, None for a surrogate without one
+    :param slope: steepness; None takes snnTorch's default
+    :raises ValueError: for an unknown name, or a slope where the surrogate has none
     """
 
     name: str
     slope: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in SURROGATES:
+            raise ValueError(f"spike_grad={self.name!r}: expected one of {', '.join(map(repr, SURROGATES))}")
+        default = SURROGATES[self.name].default_slope
+        if self.slope is None:
+            object.__setattr__(self, "slope", default)
+        elif default is None:
+            raise ValueError(f"slope={self.slope!r}: the surrogate {self.name!r} has no slope, leave it out")
 
     def __call__(self, membrane_over_threshold: th.Tensor) -> th.Tensor:
         """

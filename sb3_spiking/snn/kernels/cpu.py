@@ -107,7 +107,7 @@ def _derivative(surrogate, slope, threshold, charged, out):
             out[i] = half / (one + scaled * scaled)
     elif surrogate == _SIGMOID:
         for i in range(charged.size):
-            exponential = np.exp(-slope * (charged[i] - threshold))
+            exponential = np.exp(-slope * abs(charged[i] - threshold))
             out[i] = slope * exponential / ((exponential + one) * (exponential + one))
     elif surrogate == _SFS:
         for i in range(charged.size):

@@ -84,7 +84,7 @@ def _derivative(charged, threshold, slope, SURROGATE: tl.constexpr):
         scaled = _HALF_PI * slope * over
         result = slope / 2.0 / (1.0 + scaled * scaled)
     elif SURROGATE == _SIGMOID:
-        exponential = tl.exp(-slope * over)
+        exponential = tl.exp(-slope * tl.abs(over))
         result = slope * exponential / ((exponential + 1.0) * (exponential + 1.0))
     elif SURROGATE == _SFS:
         width = slope * tl.abs(over) + 1.0
