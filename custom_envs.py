@@ -34,7 +34,10 @@ def asks_for_spiking(arguments: list[str]) -> bool:
     except SystemExit:  # a malformed command: RL Zoo's own message comes next
         return False
     folder = os.path.basename(os.path.normpath(options.log_folder))
-    return options.algo == "dqn" and folder == "sb3_spiking" and options.conf_file is None
+    asked = folder == "sb3_spiking" and options.conf_file is None
+    if asked and options.algo != "dqn":
+        print(f"sb3_spiking: --algo {options.algo} trains RL Zoo's ReLU network; spiking agents are trained with --algo dqn")
+    return asked and options.algo == "dqn"
 
 
 if asks_for_spiking(sys.orig_argv):

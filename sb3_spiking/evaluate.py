@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import itertools
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,15 @@ from sb3_spiking.evaluation import cli
 from sb3_spiking.evaluation.agents import Agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS, Protocol, exploration, run_episodes
 from sb3_spiking.evaluation.operations import ENERGIES
-from sb3_spiking.evaluation.results import EPISODE_COLUMNS, Rows, episode_row, interval, matching, operations_of
+from sb3_spiking.evaluation.results import (
+    EPISODE_COLUMNS,
+    Rows,
+    episode_row,
+    interval,
+    matching,
+    operations_of,
+    read_evaluations,
+)
 from sb3_spiking.evaluation.scores import reference_scores
 from sb3_spiking.evaluation.table import markdown
 
@@ -221,10 +230,13 @@ def plot(agents: list[Agent], episodes: pd.DataFrame, path: Path) -> None:
             color = f"C{place}"
             log = agent.path.parent / "evaluations.npz"
             if log.is_file():
-                data = np.load(log)
-                mean, std = data["results"].mean(axis=1), data["results"].std(axis=1)
-                curves.plot(data["timesteps"], mean, color=color, label=agent.name)
-                curves.fill_between(data["timesteps"], mean - std, mean + std, color=color, alpha=0.2)
+                try:
+                    timesteps, mean, std = read_evaluations(log)
+                except AgentError as error:
+                    print(f"{error}; its learning curve is left out", file=sys.stderr)
+                else:
+                    curves.plot(timesteps, mean, color=color, label=agent.name)
+                    curves.fill_between(timesteps, mean - std, mean + std, color=color, alpha=0.2)
             values = episodes[(episodes["env"] == env_id) & (episodes["agent"] == agent.name)]["score"]
             jitter = np.random.default_rng(0).uniform(-0.15, 0.15, len(values))
             scores.plot(place + jitter, values, ".", color=color, alpha=0.5)

@@ -60,6 +60,7 @@ class SpikingQNetwork(QNetwork):
         neuron = features_extractor.output_neuron_settings
         self.output_neuron = None if neuron is None else Leaky(**neuron)
         self.common_mode: nn.Module | None = None
+        self._common_mode_shape = common_mode
         if common_mode is not None:
             shape = {name: getattr(self.settings, name) for name in SHAPE_SETTINGS}
             relu = ReluExtractor(observation_space, not normalize_images, **{**shape, **common_mode})
@@ -124,7 +125,7 @@ class SpikingQNetwork(QNetwork):
         data = super()._get_constructor_parameters()
         for name in ("net_arch", "activation_fn"):
             del data[name]
-        return data
+        return {**data, "common_mode": self._common_mode_shape}
 
 
 class SpikingPolicy(DQNPolicy):

@@ -90,14 +90,15 @@ def _pth_with_bomb(content):
     return buffer.getvalue()
 
 
-def _pth_with(pickled):
-    """Weights whose list of names and shapes is this pickle."""
+def _pth_with(pickled, spelled="data.pkl"):
+    """Weights whose list of names and shapes is this pickle; PyTorch finds it in capital letters too."""
 
     def change(content):
         buffer = io.BytesIO()
         with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(buffer, "w") as new:
             for name in old.namelist():
-                new.writestr(name, pickled if name.endswith("/data.pkl") else old.read(name))
+                is_list = name.endswith("/data.pkl")
+                new.writestr(name.replace("data.pkl", spelled), pickled if is_list else old.read(name))
         return buffer.getvalue()
 
     return _file("policy.pth", change)
@@ -163,6 +164,7 @@ HOSTILE = {
     "weights that are a list": _file("policy.pth", tensors([th.zeros(2)])),
     "weights that are compressed": _file("policy.pth", _pth_with_bomb),
     "weights that take memory": _pth_with(pickle.dumps(_Memory(), 2)),
+    "weights that take memory, in capital letters": _pth_with(pickle.dumps(_Memory(), 2), "DATA.PKL"),
     "weights with lists in lists": _pth_with(pickle.dumps(_nested(list), 2)),
     "weights with tuples as names": _pth_with(pickle.dumps({_nested(tuple): 1}, 2)),
     "weights with many names": _pth_with(pickle.dumps([{} for _ in range(200_000)], 2)),

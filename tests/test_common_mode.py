@@ -152,3 +152,12 @@ def test_wrong_values(value):
         SpikingPolicy(spaces.Box(-1, 1, (4,)), spaces.Discrete(2), lambda _: 0.0, common_mode=value)
     with pytest.raises(ValueError, match="expected an agent trained with common_mode=True"):
         without_common_mode(DQN("MlpPolicy", "CartPole-v1", **TRAINING))
+
+
+@pytest.mark.parametrize("common_mode", [True, {"net_arch": [8]}])
+def test_a_q_network_saves_and_loads_with_its_compensation(tmp_path, common_mode):
+    space = spaces.Box(-1, 1, (4,))
+    q_net = SpikingPolicy(space, spaces.Discrete(2), lambda _: 1e-3, net_arch=[16], common_mode=common_mode).q_net
+    q_net.save(tmp_path / "q_net.pt")
+    observations = th.rand(3, 4)
+    assert th.equal(type(q_net).load(tmp_path / "q_net.pt")(observations), q_net(observations))

@@ -1,4 +1,4 @@
-"""Where two settings meet: delay and kinds of observations, surrogates and their default slopes, inputs that are not finite."""
+"""Where two settings meet: delay and Dict, surrogates and their default slopes, inputs that are not finite."""
 
 import numpy as np
 import pytest

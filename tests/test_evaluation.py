@@ -26,7 +26,7 @@ from sb3_spiking.evaluation.agents import load_agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS, run_episodes
 from sb3_spiking.evaluation.operations import ENERGIES
 from sb3_spiking.evaluation.perturbations import MaskedPixels, OcclusionBar, quantised
-from sb3_spiking.evaluation.results import Rows, interval
+from sb3_spiking.evaluation.results import Rows, interval, read_evaluations
 from sb3_spiking.evaluation.scores import reference_scores
 from sb3_spiking.evaluation.table import markdown
 
@@ -351,3 +351,23 @@ def test_a_file_that_was_cut_off_goes_on(tmp_path, content):
     Rows(tmp_path / "rows.csv", ["a", "c"]).add({"a": 5, "c": 6})
     kept = [[1, 2]] if "1,2" in content else []
     assert Rows(tmp_path / "rows.csv", ["a", "c"]).read().to_numpy().tolist() == [*kept, [5, 6]]
+
+
+def test_learning_curves_that_can_be_read(tmp_path):
+    np.savez(tmp_path / "evaluations.npz", timesteps=[100, 200], results=[[1, 3], [5, 5]], ep_lengths=[[1, 1], [1, 1]])
+    assert [each.tolist() for each in read_evaluations(tmp_path / "evaluations.npz")] == [[100, 200], [2.0, 5.0], [1.0, 0.0]]
+
+
+def test_learning_curves_that_cannot(tmp_path):
+    file = tmp_path / "evaluations.npz"
+    damages = {
+        "not a zip": lambda: file.write_bytes(b"PK damaged"),
+        "KeyError|not a file|results": lambda: np.savez(file, timesteps=[1]),
+        "steps of shape": lambda: np.savez(file, timesteps=[1, 2], results=[[1.0]]),
+        "Object arrays|allow_pickle": lambda: np.savez(file, timesteps=np.array([{}]), results=[[1.0]]),
+        "expected at most": lambda: np.savez_compressed(file, timesteps=[1], results=np.zeros((1, 2**24))),
+    }
+    for message, damage in damages.items():
+        damage()
+        with pytest.raises(AgentError, match=message):
+            read_evaluations(file)

@@ -2,6 +2,7 @@
 
 import json
 
+import hostile
 import numpy as np
 import pytest
 import torch as th
@@ -105,3 +106,20 @@ def test_saving_replaces_an_agent_and_nothing_else(tmp_path):
     with pytest.raises(ValueError, match="an agent of PPO: expected a DQN"):
         sb3_spiking.save(PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8), tmp_path / "ppo")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["agent", "other"]
+
+
+def test_agents_that_rl_zoo_published_in_2021(tmp_path):
+    """Their spaces are the old gym's, and spell ``shape`` without the underscore."""
+    model = DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [8]})
+    model.save(tmp_path / "agent.zip")
+    files = hostile.members(tmp_path / "agent.zip")
+    data = json.loads(files["data"])
+    for name in ("observation_space", "action_space"):
+        space = data[name]
+        space["shape"] = space.pop("_shape")
+        space[":type:"] = space[":type:"].replace("gymnasium.", "gym.")
+    files["data"] = json.dumps(data).encode()
+    loaded = sb3_spiking.load(hostile.write_zip(tmp_path / "old.zip", files))
+    assert loaded.observation_space.shape == (4,)
+    observations = th.rand(5, 4)
+    assert th.equal(loaded.q_net(observations), model.q_net(observations))

@@ -186,6 +186,13 @@ def test_which_commands_train_a_spiking_agent(command, spiking):
     assert asks_for_spiking(command.split()) is spiking
 
 
+def test_another_algorithm_says_that_it_is_not_spiking(capsys):
+    asks_for_spiking("python -m rl_zoo3.train --algo ppo -f sb3_spiking".split())
+    assert capsys.readouterr().out.count("--algo ppo trains RL Zoo's ReLU network") == 1
+    asks_for_spiking("python -m rl_zoo3.train --algo ppo -f logs".split())
+    assert capsys.readouterr().out == ""
+
+
 def test_hyperparameters_are_new_at_every_call():
     first = sb3_spiking.hyperparams
     first["CartPole-v1"].clear()

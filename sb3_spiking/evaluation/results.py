@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -107,3 +108,27 @@ def interval(values: Iterable[float], confidence: float = 0.95) -> tuple[float, 
         return float(numbers[0]), float(numbers[0])
     half = stats.t.ppf((1 + confidence) / 2, len(numbers) - 1) * stats.sem(numbers)
     return float(numbers.mean() - half), float(numbers.mean() + half)
+
+
+# Numbers in an evaluations.npz: a million evaluations of a hundred episodes are more than anybody makes
+_MAX_EVALUATION_BYTES = 64 * 2**20
+
+
+def read_evaluations(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    :param path: ``evaluations.npz``, as SB3's EvalCallback leaves it while an agent trains
+    :return: environment steps, mean and standard deviation of the scores after them, each of shape (evaluations,)
+    :raises AgentError: if it is damaged, or unpacks to more than evaluations are
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > _MAX_EVALUATION_BYTES:
+            raise ValueError(f"it unpacks to {size} bytes, expected at most {_MAX_EVALUATION_BYTES}")
+        with np.load(path, allow_pickle=False) as data:
+            timesteps, results = data["timesteps"], data["results"].astype(float)
+        if timesteps.ndim != 1 or results.ndim != 2 or len(timesteps) != len(results):
+            raise ValueError(f"steps of shape {timesteps.shape} and scores of shape {results.shape}")
+    except Exception as error:  # readers of zips and of arrays fail in many ways
+        raise AgentError(f"{path}: damaged: {' '.join(str(error).split())[:200] or type(error).__name__}") from error
+    return timesteps, results.mean(axis=1), results.std(axis=1)

@@ -180,11 +180,14 @@ def _tensors(content: bytes, source: str) -> dict[str, Any]:
             compressed = [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
             if compressed or sum(member.file_size for member in archive.infolist()) > len(content):
                 raise AgentError(f"{source}: compressed tensors, which PyTorch does not write")
+            # PyTorch looks names up without their case
+            if len({name.lower() for name in archive.namelist()}) < len(archive.namelist()):
+                raise AgentError(f"{source}: two files of one name")
             # PyTorch reads what was checked, whatever else is in the file
             with zipfile.ZipFile(plain, "w") as copy:
                 for member in archive.infolist():
                     part = archive.read(member)
-                    if member.filename.endswith("/data.pkl"):
+                    if member.filename.lower().endswith("data.pkl"):
                         check_weights_pickle(part)
                     copy.writestr(member.filename, part)
         plain.seek(0)

@@ -95,7 +95,7 @@ def space_from_sb3(record: Any) -> gym.Space:
         raise ValueError("there is no space")
     kind = record[":type:"].rpartition(".")[2].removesuffix("'>")
     if kind == "Box":
-        shape = _shape(record.get("_shape"))
+        shape = _shape(record.get("_shape", record.get("shape")))  # agents of 2021 spell it without the underscore
         dtype = _dtype(record.get("dtype"))
         return _box(list(shape), str(dtype), *(_bound_from_text(record, name, shape, dtype) for name in ("low", "high")))
     if kind == "Discrete":
