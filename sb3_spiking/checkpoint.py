@@ -3,7 +3,8 @@ Checkpoints that a training comes back from as if nothing had happened, whenever
 
 A checkpoint is a folder: ``checkpoint.json``, which names the files that belong to it, is replaced last and at once, so that
 there is a whole checkpoint at every moment. The replay is written in parts, each once: a checkpoint costs the time and the
-disk of what is new since the one before. Nothing in it is a pickle.
+disk of what is new since the one before. Nothing in it is unpickled: the
+model's zip, SB3's own, has pickles that are not looked at.
 """
 
 import contextlib
