@@ -17,7 +17,7 @@ from torch import nn
 from sb3_spiking.extractors import SpikingExtractor, choose_extractor
 from sb3_spiking.observations import nan_where_not_finite
 from sb3_spiking.relu import SHAPE_SETTINGS, ReluExtractor
-from sb3_spiking.settings import SpikingSettings
+from sb3_spiking.settings import SpikingSettings, unknown_setting
 from sb3_spiking.snn.layers import delayed
 from sb3_spiking.snn.neurons import Leaky
 from sb3_spiking.snn.readout import READOUTS
@@ -128,6 +128,13 @@ class SpikingQNetwork(QNetwork):
         return {**data, "common_mode": self._common_mode_shape}
 
 
+# What SpikingPolicy takes beside the network's settings, for its messages; a test compares it with the signature
+_POLICY_ARGUMENTS = (
+    *("activation_fn", "features_extractor_class", "features_extractor_kwargs", "normalize_images", "optimizer_class"),
+    *("optimizer_kwargs", "double_dqn", "common_mode"),
+)
+
+
 class SpikingPolicy(DQNPolicy):
     """
     Policy of SB3's DQN with a deep spiking Q-network and its target network. The body is chosen from the observation
@@ -175,6 +182,9 @@ class SpikingPolicy(DQNPolicy):
             raise ValueError(f"double_dqn={double_dqn!r}: expected True or False")
         is_shape = isinstance(common_mode, dict) and set(common_mode) <= set(SHAPE_SETTINGS)
         if not isinstance(common_mode, bool) and not is_shape:
+            for name in common_mode if isinstance(common_mode, dict) else ():
+                if name not in SHAPE_SETTINGS:
+                    raise ValueError(f"common_mode={common_mode!r}: {unknown_setting(str(name), SHAPE_SETTINGS, 'It')}")
             raise ValueError(f"common_mode={common_mode!r}: expected True, False or a dict of {', '.join(SHAPE_SETTINGS)}")
         if not isinstance(action_space, spaces.Discrete):
             raise ValueError(f"action_space={action_space}: a Q-network takes discrete actions, expected spaces.Discrete")
@@ -186,8 +196,16 @@ class SpikingPolicy(DQNPolicy):
             )
         # Settings may also stand where SB3's users put a features extractor's arguments
         extractor_kwargs = dict(features_extractor_kwargs or {})
-        names = {"preset", *(field.name for field in fields(SpikingSettings))}
-        settings = {name: extractor_kwargs.pop(name) for name in names & set(extractor_kwargs)} | settings
+        names = ["preset", *(field.name for field in fields(SpikingSettings))]
+        for name in settings:
+            if name == "use_sde":  # SB3's actor-critic algorithms give it to every policy
+                raise ValueError(
+                    "SpikingPolicy is a policy of DQN. For PPO, A2C and others take their own policy with a spiking body: "
+                    "policy_kwargs=dict(features_extractor_class=sb3_spiking.SpikingMLP), or SpikingNatureCNN for images"
+                )
+            if name not in names:
+                raise ValueError(unknown_setting(name, [*names, *_POLICY_ARGUMENTS], "SpikingPolicy"))
+        settings = {name: extractor_kwargs.pop(name) for name in names if name in extractor_kwargs} | settings
         if net_arch is not None:
             settings["net_arch"] = net_arch
 

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
 from typing import Any
@@ -127,9 +127,7 @@ class SpikingSettings:
         known = [field.name for field in fields(cls)]
         for name in given:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
-                raise ValueError(f"Unknown setting {name!r}.{hint} A spiking network takes: preset, {', '.join(known)}")
+                raise ValueError(unknown_setting(name, ["preset", *known]))
         given = {name: value for name, value in given.items() if value is not None}
         chosen: dict[str, Any] = {"spike_grad": cls.spike_grad}
         for layer in (defaults, PRESETS.get(preset or "", {}), given):
@@ -168,6 +166,14 @@ class SpikingSettings:
         """What differs, by name: this record's value and the other's."""
         pairs = {name: (value, getattr(other, name)) for name, value in self.as_dict().items()}
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def unknown_setting(name: str, known: Iterable[str], what: str = "A spiking network") -> str:
+    """What to tell somebody who gave ``name``, with the closest of the ``known`` names that ``what`` takes."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"Unknown setting {name!r}.{hint} {what} takes: {', '.join(known)}"
 
 
 NEURON_SETTINGS = (

@@ -1,11 +1,13 @@
 """SB3's contracts."""
 
 import copy
+import inspect
 
 import numpy as np
 import pytest
 import torch as th
 from conftest import TRAINING, ImageEnv, make_model, observation_of, q_values
+from gymnasium import spaces
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.logger import configure
 
@@ -13,6 +15,7 @@ from sb3_spiking import (
     SpikingNatureCNN,
     SpikingPolicy,
 )
+from sb3_spiking.policies import _POLICY_ARGUMENTS
 
 
 @pytest.mark.parametrize("n_envs", [1, 2])
@@ -177,3 +180,28 @@ def test_double_dqn_survives_restored_settings(tmp_path):
     assert policy.q_net_target(th.rand(5, 4)).shape == (5, 1)
     with pytest.raises(ValueError, match="double_dqn=1: expected True or False"):
         make_model(("CartPole-v1", {"double_dqn": 1}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"comon_mode": True}, "Did you mean 'common_mode'"),
+        ({"optimizer_kwarg": {}}, "Did you mean 'optimizer_kwargs'"),
+        ({"num_step": 4}, "Did you mean 'num_steps'"),
+        ({"common_mode": {"netarch": [8]}}, r"Unknown setting 'netarch'\. Did you mean 'net_arch'"),
+        ({"whatever": 1}, "takes: preset, .*net_arch, .*optimizer_kwargs, double_dqn, common_mode$"),
+    ],
+)
+def test_typing_help(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SpikingPolicy(spaces.Box(-1, 1, (4,)), spaces.Discrete(2), lambda _: 1e-3, **settings)
+
+
+def test_typing_help_knows_all_arguments():
+    given = set(inspect.signature(SpikingPolicy).parameters) - {"observation_space", "action_space", "lr_schedule", "settings"}
+    assert given == {*_POLICY_ARGUMENTS, "net_arch"}
+
+
+def test_another_algorithm_says_whose_policy_it_is():
+    with pytest.raises(ValueError, match=r"a policy of DQN.*features_extractor_class=sb3_spiking\.SpikingMLP"):
+        PPO(SpikingPolicy, "CartPole-v1")
