@@ -20,6 +20,7 @@ from stable_baselines3.common.env_util import make_vec_env
 import sb3_spiking
 from sb3_spiking import AgentError
 from sb3_spiking.evaluation.agents import load_agent
+from sb3_spiking.sharing.loading import _BoundedAllocations
 from sb3_spiking.sharing.zoo_files import read_environment
 
 #: Memory that a refusal may take, bytes
@@ -262,3 +263,12 @@ def test_generated(agent, tmp_path):
 @pytest.mark.slow
 def test_ten_thousand_generated(agent, tmp_path):
     fuzz(agent, tmp_path, 2500)
+
+
+def test_numbers_that_many_tensors_share_count_once():
+    shared = th.zeros(1000)
+    views = {str(number): shared[number % 1000 :] for number in range(10_000)}
+    with _BoundedAllocations(views):
+        th.empty(9_000_000)
+    with pytest.raises(ValueError, match="a network larger than its weights"), _BoundedAllocations(views):
+        th.empty(11_000_000)

@@ -285,9 +285,10 @@ class _BoundedAllocations(TorchDispatchMode):
 
     def __init__(self, parameters: dict[str, Any]) -> None:
         super().__init__()
-        # Tensors that are views of a few numbers do not count
         stored = [value for value in parameters.values() if isinstance(value, th.Tensor) and value.layout is th.strided]
-        self._numbers = 10_000_000 + sum(value.untyped_storage().nbytes() for value in stored if value.device.type == "cpu")
+        # Many tensors may be views of the same few numbers, which count once
+        storages = [value.untyped_storage() for value in stored if value.device.type == "cpu"]
+        self._numbers = 10_000_000 + sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
         self._tensors = 1000 + 100 * len(parameters)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
