@@ -66,7 +66,7 @@ class Checkpoint(BaseCallback):
         self.folder = None if folder is None else Path(folder)
         self.on_error = on_error
         self.restored: dict[str, Any] | None = None
-        self._written: dict[str, Any] | None = None  # what the manifest on disk says
+        self._written: dict[str, Any] | None = None  # the last checkpoint of this training
 
     def _init_callback(self) -> None:
         _check_model(self.model)
@@ -174,9 +174,15 @@ class Checkpoint(BaseCallback):
         """Remove what belongs to earlier checkpoints, and what was left by a kill or a failure."""
         assert self.folder is not None
         kept = {part["file"] for part in self._replay.parts}
-        if self._written is not None:
-            replay = self._written["replay"] or {"parts": []}
-            kept |= {MANIFEST, self._written["model"], *(part["file"] for part in replay["parts"])}
+        # What the manifest on disk says, whatever happened since: it may be the new one although writing it ended in an error
+        manifest = self.folder / MANIFEST
+        try:
+            if manifest.is_file():
+                written = parse_json(manifest.read_bytes(), str(manifest))
+                replay = written["replay"] or {"parts": []}
+                kept |= {MANIFEST, written["model"], *(part["file"] for part in replay["parts"])}
+        except (OSError, AgentError):
+            return  # what is needed cannot be known now
         for path in self.folder.glob("*") if self.folder.is_dir() else ():
             if path.name not in kept and _OURS.fullmatch(path.name):
                 path.unlink(missing_ok=True)

@@ -410,3 +410,16 @@ def test_a_folder_that_cannot_be_synced_does_not_undo_the_replacement(tmp_path, 
     monkeypatch.setattr(os, "open", refused)
     replace_file(tmp_path / "manifest.json", b"new")
     assert (tmp_path / "manifest.json").read_bytes() == b"new"
+
+
+def test_an_error_after_the_replacement_costs_no_checkpoint(tmp_path, monkeypatch):
+    def replace_and_fail(path, content):
+        replace_file(path, content)
+        raise OSError(5, "after the rename")
+
+    monkeypatch.setattr(sb3_spiking.checkpoint, "replace_file", replace_and_fail)
+    with pytest.warns(UserWarning, match="after the rename"):
+        make_agent().learn(120, callback=Checkpoint(50, tmp_path / "checkpoint"))
+    manifest = json.loads((tmp_path / "checkpoint" / MANIFEST).read_text())
+    assert (tmp_path / "checkpoint" / manifest["model"]).is_file()
+    assert restore(make_agent(), tmp_path / "checkpoint", Checkpoint(50)) == manifest["numbers"]["num_timesteps"] >= 50
