@@ -14,7 +14,8 @@ import sys
 def asks_for_spiking(arguments: list[str]) -> bool:
     """
     :param arguments: the whole command, as in ``sys.orig_argv``
-    :return: whether it is RL Zoo's ``train`` for a DQN with a log folder ``sb3_spiking`` and no ``-conf``
+    :return: whether it is RL Zoo's ``train`` for a DQN with a log folder ``sb3_spiking`` and no ``-conf``; for another
+        algorithm there, it prints that this is not spiking
     """
     for position, argument in enumerate(arguments):
         is_module = argument == "rl_zoo3.train" and arguments[position - 1] == "-m"

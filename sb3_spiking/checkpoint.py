@@ -3,8 +3,8 @@ Checkpoints that a training comes back from as if nothing had happened, whenever
 
 A checkpoint is a folder: ``checkpoint.json``, which names the files that belong to it, is replaced last and at once, so that
 there is a whole checkpoint at every moment. The replay is written in parts, each once: a checkpoint costs the time and the
-disk of what is new since the one before. Nothing in it is unpickled: the
-model's zip, SB3's own, has pickles that are not looked at.
+disk of what is new since the one before. Nothing in it is unpickled: the model's zip, SB3's own,
+has pickles that are not looked at.
 """
 
 import contextlib
@@ -181,7 +181,7 @@ class Checkpoint(BaseCallback):
                 written = parse_json(manifest.read_bytes(), str(manifest))
                 replay = written["replay"] or {"parts": []}
                 kept |= {MANIFEST, written["model"], *(part["file"] for part in replay["parts"])}
-        except (OSError, AgentError):
+        except (OSError, AgentError, KeyError, TypeError):
             return  # what is needed cannot be known now
         for path in self.folder.glob("*") if self.folder.is_dir() else ():
             if path.name not in kept and _OURS.fullmatch(path.name):

@@ -110,7 +110,7 @@ def interval(values: Iterable[float], confidence: float = 0.95) -> tuple[float, 
     return float(numbers.mean() - half), float(numbers.mean() + half)
 
 
-# Numbers in an evaluations.npz: a million evaluations of a hundred episodes are more than anybody makes
+# Of an evaluations.npz, unpacked: 80,000 evaluations of a hundred episodes fill it
 _MAX_EVALUATION_BYTES = 64 * 2**20
 
 
