@@ -14,8 +14,9 @@ its own with one thread. Its YAML:
 * ``curves``: the methods whose learning curves are drawn, by default all
 
 What a finished job leaves are a few small files in ``benchmarks/results/LIST/JOB``: RL Zoo's evaluations, the score, the
-command and the hyperparameters, and what SpikeMonitor logged. A job that has them is not run again, one that was cut off
-starts over: the command can be stopped and repeated, and jobs that are in the repository are done.
+command and the hyperparameters, and what SpikeMonitor logged. A job that has them is not run again; one that was cut off
+goes on from its checkpoint, if its callbacks have a Checkpoint, and starts over otherwise: the command can be stopped and
+repeated, and jobs that are in the repository are done.
 
 The score of a job is the mean over 100 new episodes of its best agent, by RL Zoo's evaluations during the training. Actions
 are greedy, but in Atari, where whole games are played at the epsilon of the training, as in RL Zoo's evaluations: who waits
@@ -51,6 +52,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tqdm import tqdm
 
 import sb3_spiking  # noqa: F401  (saved spiking agents name its policy)
+from sb3_spiking.checkpoint import FOLDER, MANIFEST
 from sb3_spiking.evaluation.agents import Agent
 from sb3_spiking.sharing.zoo_files import read_environment
 
@@ -128,18 +130,23 @@ class TrainingList:
         if result.is_dir():
             return
         folder = logs / job.name
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        command = self.command(job, folder)
+        checkpoints = list(folder.glob(f"*/*_1/{FOLDER}/{MANIFEST}"))
+        if checkpoints:
+            shutil.rmtree(folder / "result", ignore_errors=True)
+            command = ["-m", "sb3_spiking.resume", str(checkpoints[0].parents[1])]
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            command = self.command(job, folder)
         start = time.time()
-        with (folder / "train.log").open("w") as log:
+        with (folder / "train.log").open("a") as log:
             code = subprocess.run([sys.executable, *command], stdout=log, stderr=subprocess.STDOUT).returncode
         if code != 0:
             raise RuntimeError(f"{job.name} failed, see {folder / 'train.log'}")
-        self.record(job, folder, round(time.time() - start))
+        self.record(job, folder, None if checkpoints else round(time.time() - start))
 
-    def record(self, job: Job, folder: Path, seconds: int) -> None:
-        """Score what a job has trained, and write its results."""
+    def record(self, job: Job, folder: Path, seconds: int | None) -> None:
+        """Score what a job has trained, and write its results; ``seconds`` are known of a training in one go."""
         algo = self.methods[job.method].get("algo", "dqn")
         trained = folder / algo / f"{job.env.replace('/', '-')}_1"
         logged = np.load(trained / "evaluations.npz")
@@ -198,10 +205,12 @@ def spikes(folder: Path) -> pd.DataFrame:
     :param folder: TensorBoard's log of one training
     :return: what SpikeMonitor logged for each layer, a column each, by ``timesteps``; empty without a SpikeMonitor
     """
-    (file,) = folder.rglob("events*")
-    log = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
-    tags = [tag for tag in log.Tags()["scalars"] if tag.startswith(("firing_rate/", "silent_neurons/", "saturated_neurons/"))]
-    columns = {tag: {event.step: event.value for event in log.Scalars(tag)} for tag in sorted(tags)}
+    columns: dict[str, dict[int, float]] = {}
+    for file in sorted(folder.rglob("events*")):  # one for each time that the training went on
+        log = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
+        for tag in sorted(log.Tags()["scalars"]):
+            if tag.startswith(("firing_rate/", "silent_neurons/", "saturated_neurons/")):
+                columns.setdefault(tag, {}).update((event.step, event.value) for event in log.Scalars(tag))
     return pd.DataFrame(columns).rename_axis("timesteps").round(5)
 
 

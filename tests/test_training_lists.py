@@ -1,8 +1,10 @@
 """benchmarks/training.py: jobs that are finished stay, ratios by hand."""
 
 import shutil
+import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -98,6 +100,32 @@ def test_a_list_runs_and_what_is_finished_stays(training, tmp_path, monkeypatch,
     assert table[2].startswith("| dqn  | CartPole-v1 | spiking |")
     assert table[3].startswith("| dqn  | CartPole-v1 |    ReLU |")
     assert pd.read_csv(tmp_path / "played/episodes.csv")["score"].between(5, 50).sum() == 60
+
+
+def test_a_job_that_was_killed_goes_on_from_its_checkpoint(training, tmp_path, monkeypatch):
+    checkpointed = {"callback": ["sb3_spiking.SpikeMonitor", {"sb3_spiking.Checkpoint": {"save_freq": 500}}]}
+    monkeypatch.setattr(training, "SCORE_EPISODES", 5)
+    (tmp_path / "small.yml").write_text(yaml.safe_dump({**LIST, "steps": 3000, "hyperparams": checkpointed}))
+    jobs = training.TrainingList(tmp_path / "small.yml", tmp_path / "results")
+    job = next(job for job in jobs.jobs if job.method == "spiking")
+
+    def killed(*args, **kwargs):
+        process = subprocess.Popen(*args, **kwargs)
+        while process.poll() is None and not list(tmp_path.rglob("checkpoint/checkpoint.json")):
+            time.sleep(0.01)
+        process.kill()
+        return subprocess.CompletedProcess([], process.wait())
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.subprocess, "run", killed)
+        with pytest.raises(RuntimeError, match="spiking_3 failed"):
+            jobs.run(job, tmp_path / "logs")
+    jobs.run(job, tmp_path / "logs")
+    assert "of 3000 steps are done" in (tmp_path / "logs" / job.name / "train.log").read_text()
+    result = tmp_path / "results" / job.name
+    assert pd.read_csv(result / "evaluations.csv")["timesteps"].tolist() == list(range(500, 3001, 500))
+    assert pd.read_csv(result / "spikes.csv")["timesteps"].is_monotonic_increasing
+    assert pd.read_csv(result / "score.csv")["train_seconds"].isna().all()
 
 
 def test_jobs_that_end_together_are_scored_one_by_one(training, tmp_path, monkeypatch):
