@@ -12,6 +12,7 @@ import torch as th
 from gymnasium import spaces
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from sb3_spiking import SpikingPolicy
 from sb3_spiking.callbacks import spike_counts
@@ -348,6 +349,70 @@ def test_who_observes_a_layer_sees_it():
         hook.remove()
         run_layers(layers, images)
         assert len(seen) == 1
+
+
+@pytest.mark.parametrize("kind", ["forward", "pre", "backward"])
+def test_who_observes_a_connection_sees_it(kind, monkeypatch):
+    monkeypatch.setattr("sb3_spiking.snn.layers._NUMBERS_AT_ONCE", 1)  # not one sample at a time
+    layers = layers_of((2, 8, 8), [(16, 3, 1), (10,)], ("zero", True), th.float64)
+    images, seen = th.rand(1, 3, 2, 8, 8, dtype=th.float64), []
+    expected = one_after_another(layers, images)
+    register = {
+        "forward": "register_forward_hook",
+        "pre": "register_forward_pre_hook",
+        "backward": "register_full_backward_hook",
+    }
+    for layer in layers:
+        getattr(layer.connection, register[kind])(
+            lambda module, *data: seen.append(data[-1][0] if kind != "forward" else data[-1])
+        )
+    spikes = run_layers(layers, images)
+    assert th.equal(spikes, expected)
+    spikes.sum().backward()
+    with th.no_grad():
+        assert th.equal(run_layers(layers, images), expected)
+    shapes = [tuple(each.shape) for each in seen]
+    assert (
+        shapes
+        == {
+            "pre": [(3, 2, 8, 8), (15, 576)] * 2,
+            "forward": [(3, 16, 6, 6), (15, 10)] * 2,
+            "backward": [(15, 10), (3, 16, 6, 6)],
+        }[kind]
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda connection: prune.l1_unstructured(connection, "weight", 0.5),
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+    ],
+    ids=["prune", "old weight norm", "old spectral norm", "weight norm", "spectral norm"],
+)
+def test_weights_that_are_computed(change):
+    """Their gradients and two updates: PyTorch computes the weights anew at each call."""
+    layers = nn.ModuleList(layers_of((2, 8, 8), [(16, 3, 1), (10,)], ("zero", True), th.float64)).eval()
+    for layer in layers:
+        change(layer.connection)
+    images = th.rand(1, 3, 2, 8, 8, dtype=th.float64)
+    optimizer = th.optim.SGD(layers.parameters(), 0.5)
+    before = run_layers(layers, images)
+    for _ in range(2):
+        spikes = run_layers(layers, images)
+        optimizer.zero_grad()
+        spikes.mean().backward()
+        assert all(parameter.grad.abs().sum() > 0 for parameter in layers.parameters() if parameter.grad is not None)
+        optimizer.step()
+    after = run_layers(layers, images)
+    assert not th.equal(after, before)
+    with th.no_grad():
+        assert th.equal(run_layers(layers, images), after)
+    currents = layers[0].connection(images[0])[None]  # by the weights of now
+    assert th.equal(layers[0](images), layers[0].neuron(currents, layers[0].num_steps))
 
 
 def test_weights_are_read_each_time():

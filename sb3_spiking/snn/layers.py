@@ -60,6 +60,12 @@ class SpikingLayer(nn.Module):
         return self.neuron(currents, self.num_steps)
 
     def _currents(self, window: th.Tensor) -> th.Tensor:
+        if not _is_plain(self.connection):
+            images = window.flatten(0, 1)
+            if isinstance(self.connection, nn.Linear):
+                images = images.flatten(1)
+            currents: th.Tensor = self.connection(images)
+            return currents.unflatten(0, window.shape[:2])
         weight, bias = self.connection.weight, self.connection.bias
         if isinstance(self.connection, nn.Conv2d):
             return convolution(window, weight, bias, self.connection.stride[0])
@@ -69,7 +75,7 @@ class SpikingLayer(nn.Module):
 
     def is_constant(self) -> bool:
         """Whether :meth:`constants` are all there is to it: no normalisation, and no hook that waits for what it computes."""
-        hooks = any(part._forward_hooks or part._forward_pre_hooks for part in (self, self.connection, self.neuron))
+        hooks = _has_hooks(self) or _has_hooks(self.neuron) or not _is_plain(self.connection)
         return not hooks and self.normalization is None
 
     def constants(self) -> Layer:
@@ -78,6 +84,19 @@ class SpikingLayer(nn.Module):
         stride = connection.stride[0] if isinstance(connection, nn.Conv2d) else 1
         neurons = (*neuron.constants(), neuron.reset_mechanism, neuron.reset_delay)
         return Layer(connection.weight, connection.bias, stride, *neurons, self.delay)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
+
+
+def _is_plain(connection: nn.Module) -> bool:
+    """
+    Whether weights and bias are all there is to a connection: no hook waits for what goes through it, as those of
+    ``torch.nn.utils.prune`` do, and its forward is PyTorch's own. Others are called as any module is, on T * B images.
+    """
+    return type(connection).forward in (nn.Conv2d.forward, nn.Linear.forward) and not _has_hooks(connection)
 
 
 def run_layers(layers: Iterable[nn.Module], window: th.Tensor, numbers: int = 1) -> th.Tensor:
@@ -99,7 +118,9 @@ def run_layers(layers: Iterable[nn.Module], window: th.Tensor, numbers: int = 1)
         del rest[:done]
     convolutions = [layer for layer in rest if isinstance(layer.connection, nn.Conv2d)]
     if convolutions:
-        window = in_parts(nn.Sequential(*convolutions), window, numbers)
+        body = nn.Sequential(*convolutions)
+        # Who observes a layer sees the whole batch
+        window = body(window) if any(map(_has_hooks, body.modules())) else in_parts(body, window, numbers)
     for layer in rest[len(convolutions) :]:
         window = layer(window)
     return window
