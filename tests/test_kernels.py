@@ -17,7 +17,7 @@ from torch.nn.utils import prune
 from sb3_spiking import SpikingPolicy
 from sb3_spiking.callbacks import spike_counts
 from sb3_spiking.snn import SURROGATES, Leaky, SpikingLayer, kernels
-from sb3_spiking.snn.kernels import cpu, events, reference
+from sb3_spiking.snn.kernels import checks, cpu, events, reference
 from sb3_spiking.snn.layers import run_layers
 from sb3_spiking.snn.surrogates import Surrogate
 
@@ -175,7 +175,7 @@ def test_what_is_not_a_spike_is_not_taken_for_one(value):
 
 @pytest.mark.parametrize(("rate", "spikes"), [(0.05, True), (0.05, False), (0.5, True)])
 def test_few_spikes_go_event_by_event(monkeypatch, rate, spikes):
-    kernels._backend("events", "Numba")  # its check is a call too
+    kernels._backend("events", checks.events, th.float32, True)  # its check is a call too
     calls = []
     convolution = events.convolution
     monkeypatch.setattr(events, "convolution", lambda *args: calls.append(1) or convolution(*args))

@@ -112,7 +112,7 @@ def run_layers(layers: Iterable[nn.Module], window: th.Tensor, numbers: int = 1)
     constant = all(isinstance(layer, SpikingLayer) and layer.is_constant() for layer in rest)
     if constant and not th.is_grad_enabled() and not traced():
         images = window if window.dim() == 5 else window.flatten(2)[..., None, None]
-        spikes, done = infer(images, rest[0].num_steps, [layer.constants() for layer in rest])
+        spikes, done = infer(images, rest[0].num_steps, (layer.constants() for layer in rest))
         if done:
             window = spikes if isinstance(rest[done - 1].connection, nn.Conv2d) else spikes.flatten(2)
         del rest[:done]

@@ -1,6 +1,7 @@
 """
 What a spiking network spends its time on, one module a backend: a window of Leaky neurons, and the connections that spikes
-go through. This is the one place that chooses between backends, by device; the callers know nothing of them.
+go through. This is the one place that chooses between backends, by device; the callers know nothing of them. Before its first
+use in a process a backend is compared with plain PyTorch, see :mod:`.checks`; :func:`use` chooses by hand.
 
 * ``reference``: the definition in plain PyTorch, which everything else is tested against
 * ``cpu``, ``events`` and ``dense``: Numba on the CPU
@@ -10,19 +11,26 @@ go through. This is the one place that chooses between backends, by device; the 
 
 import functools
 import importlib
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable
 from types import ModuleType
 
 import torch as th
 from torch.nn import functional as F
 
-from sb3_spiking.snn.kernels import reference
+from sb3_spiking.snn.kernels import checks, reference
 from sb3_spiking.snn.kernels.dynamics import SURROGATES, Layer
 from sb3_spiking.snn.surrogates import Surrogate
 
-# The module for a device, and what it needs
-_LEAKY_BACKENDS = {"cpu": "Numba", "cuda": "Triton"}
+#: Environment variable of :func:`use`
+VARIABLE = "SB3_SPIKING_KERNELS"
+_CHOICES = ("auto", "reference")
+
+# What a backend needs
+_NEEDS = {"cpu": "Numba", "events": "Numba", "inference": "Numba", "cuda": "Triton"}
+# The numbers that there are kernels of neurons for, by device
+_LEAKY_DTYPES = {"cpu": (th.float32, th.float64), "cuda": (th.float32, th.float64, th.float16, th.bfloat16)}
 
 # Event by event, a multiplication takes several times as long as in a dense convolution: it pays while fewer than this share
 # of the neurons fire, and where each weight is used at more than this number of places, since the weights must be put in
@@ -32,17 +40,38 @@ _EVENTS_ABOVE_PLACES = 100
 _ROWS_FOR_MKL = 32
 
 
+def use(kernels: str) -> None:
+    """
+    Choose what spiking networks are computed by, in this process. The environment variable ``SB3_SPIKING_KERNELS`` does the
+    same from the start.
+
+    :param kernels: ``"auto"``, the fastest that works on the machine, or ``"reference"``, plain PyTorch
+    :raises ValueError: for anything else
+    """
+    global _chosen
+    if kernels not in _CHOICES:
+        raise ValueError(f"kernels {kernels!r}: expected one of {', '.join(map(repr, _CHOICES))}")
+    _chosen = kernels
+
+
+def _backend(name: str, check: Callable[..., None], *case: Hashable) -> ModuleType | None:
+    """The module of a backend, or None where it is not to be used."""
+    return None if _chosen == "reference" else _checked(name, check, *case)
+
+
 @functools.cache
-def _backend(name: str, needs: str) -> ModuleType | None:
-    """The module of a backend, or None with one warning where the machine does not support it."""
+def _checked(name: str, check: Callable[..., None], *case: Hashable) -> ModuleType | None:
+    """The module of a backend that agrees with plain PyTorch in a case, or None with a warning."""
     try:
         backend = importlib.import_module(f"{__name__}.{name}")
-        backend.check()
+        check(backend, *case)
         return backend
     except Exception as error:
+        what = "computes wrong results here" if isinstance(error, checks.WrongResultError) else "does not work here"
         warnings.warn(
-            f"{needs} does not work here ({type(error).__name__}: {error}): spiking networks run in plain PyTorch, "
-            "with the same results but several times slower",
+            f"{_NEEDS[name]} {what} ({type(error).__name__}: {error}): spiking networks run in plain PyTorch, with the same "
+            "results but several times slower. If nothing is missing, please report this line, with the processor or GPU and "
+            f"what `pip list` says of torch and {_NEEDS[name].lower()}",
             stacklevel=2,
         )
         return None
@@ -51,13 +80,6 @@ def _backend(name: str, needs: str) -> ModuleType | None:
 def traced() -> bool:
     """Whether PyTorch is recording operations, to compile or to export them: it can see into plain PyTorch alone."""
     return th.compiler.is_compiling() or th.jit.is_tracing()
-
-
-def _leaky_backend(currents: th.Tensor, spike_grad: Surrogate) -> ModuleType:
-    device, backend = currents.device.type, None
-    if device in _LEAKY_BACKENDS and spike_grad.name in SURROGATES and not traced():
-        backend = _backend(device, _LEAKY_BACKENDS[device])
-    return reference if backend is None or currents.dtype not in backend.DTYPES else backend
 
 
 def leaky_window(
@@ -72,7 +94,12 @@ def leaky_window(
     membranes: bool = False,
 ) -> th.Tensor:
     """See :func:`sb3_spiking.snn.kernels.reference.leaky_window`."""
-    window: th.Tensor = _leaky_backend(currents, spike_grad).leaky_window(
+    backend, device, dtype = None, currents.device.type, currents.dtype
+    if dtype in _LEAKY_DTYPES.get(device, ()) and spike_grad.name in SURROGATES and not traced():
+        learns = beta.requires_grad or threshold.requires_grad
+        settings = (spike_grad, reset_mechanism, reset_delay, len(currents) == 1, membranes)
+        backend = _backend(device, checks.leaky, device, dtype, *settings, learns, th.is_grad_enabled())
+    window: th.Tensor = (backend or reference).leaky_window(
         currents, num_steps, beta, threshold, input_scale, spike_grad, reset_mechanism, reset_delay, membranes
     )
     return window
@@ -97,7 +124,7 @@ def convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, st
     plain = _plain(window) and window.dtype == weight.dtype
     lines, columns = ((size - kernel) // stride + 1 for size, kernel in zip(window.shape[3:], weight.shape[2:], strict=True))
     if plain and window.shape[0] > 1 and window.shape[:2].numel() * lines * columns > _EVENTS_ABOVE_PLACES:
-        events = _backend("events", "Numba")
+        events = _backend("events", checks.events, window.dtype, th.is_grad_enabled())
         packed = None if events is None else events.pack(window)
         if events is not None and packed is not None and packed.spikes < _EVENTS_BELOW_RATE * window.numel():
             currents: th.Tensor = events.convolution(window, weight, bias, stride, packed)
@@ -115,24 +142,23 @@ def convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, st
     return outputs.reshape(*window.shape[:2], len(weight), 1, 1)
 
 
-def infer(window: th.Tensor, num_steps: int, layers: Sequence[Layer]) -> tuple[th.Tensor, int]:
+def infer(window: th.Tensor, num_steps: int, layers: Iterable[Layer]) -> tuple[th.Tensor, int]:
     """
     Run layers without gradients, as many as there is a fast way for: none or some or all.
 
     :param window: input, shape (T, B, C, H, W), or (1, B, C, H, W) if the same at every step
     :param num_steps: T
-    :param layers: one after another
+    :param layers: one after another; nothing asks for them where there is no fast way
     :return: the window after these layers, shape (T, B, O, OH, OW), and their number
     """
-    constant = window.shape[0] == 1 and window.shape[1] > 0
-    if (
-        constant
-        and not th.is_grad_enabled()
-        and _plain(window)
-        and all(layer.weight.dtype == window.dtype for layer in layers)
-    ):
-        backend = _backend("inference", "Numba")
-        if backend is not None:
-            result: tuple[th.Tensor, int] = backend.spikes(window[0], num_steps, layers, _EVENTS_BELOW_RATE)
+    if len(window) == 1 and window.shape[1] > 0 and not th.is_grad_enabled() and _plain(window):
+        backend = _backend("inference", checks.inference, window.dtype)
+        plans = [] if backend is None else list(layers)
+        if backend is not None and all(layer.weight.dtype == window.dtype for layer in plans):
+            result: tuple[th.Tensor, int] = backend.spikes(window[0], num_steps, plans, _EVENTS_BELOW_RATE)
             return result
     return window, 0
+
+
+_chosen = "auto"
+use(os.environ.get(VARIABLE, "auto"))

@@ -13,7 +13,6 @@ from sb3_spiking.snn.kernels.dynamics import RESETS, SURROGATES, dense, order_of
 from sb3_spiking.snn.kernels.threads import kernel, run
 from sb3_spiking.snn.surrogates import Surrogate
 
-DTYPES = (th.float32, th.float64)
 # Neurons of a block: the row of a step stays in the fastest cache, a backward window in the next
 _BLOCK = 2048
 
@@ -289,11 +288,3 @@ def leaky_window(
     if th.is_grad_enabled():
         return _LeakyWindow.apply(currents, beta, threshold, num_steps, dynamics, spike_grad, membranes)
     return _run_forward(currents, num_steps, dynamics, membranes)
-
-
-def check() -> None:
-    """
-    :raises Exception: if the kernels do not compile or run on this machine
-    """
-    one = th.ones(())
-    leaky_window(th.ones(1, 1), 1, one, one, 1.0, Surrogate("fast_sigmoid", 1.0), "zero", True)

@@ -15,7 +15,6 @@ from torch.autograd.function import once_differentiable
 from sb3_spiking.snn.kernels.dynamics import RESETS, SURROGATES, dense, restored
 from sb3_spiking.snn.surrogates import Surrogate
 
-DTYPES = (th.float32, th.float64, th.float16, th.bfloat16)
 _BLOCK = 256  # two neurons a thread, at Triton's four warps
 
 _ZERO_LATER, _ZERO_NOW = tl.constexpr(RESETS["zero", True]), tl.constexpr(RESETS["zero", False])
@@ -246,11 +245,3 @@ def leaky_window(
     """See :func:`sb3_spiking.snn.kernels.reference.leaky_window`."""
     reset, save = RESETS[reset_mechanism, reset_delay], th.is_grad_enabled()
     return _LeakyWindow.apply(currents, beta, threshold, num_steps, input_scale, spike_grad, reset, membranes, save)
-
-
-def check() -> None:
-    """
-    :raises Exception: if the kernels do not compile or run on this machine
-    """
-    one = th.ones((), device="cuda")
-    leaky_window(th.ones(1, 1, device="cuda"), 1, one, one, 1.0, Surrogate("fast_sigmoid", 1.0), "zero", True)

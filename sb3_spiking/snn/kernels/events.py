@@ -406,14 +406,3 @@ def convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, st
     if th.is_grad_enabled():
         return _EventConvolution.apply(window, weight, bias, stride, packed)
     return _currents(weight.detach(), bias.detach(), stride, packed)
-
-
-def check() -> None:
-    """
-    :raises Exception: if the kernels do not compile or run on this machine
-    """
-    window, weight = th.ones(2, 1, 1, 1, 1), th.ones(1, 1, 1, 1)
-    packed = pack(window)
-    assert packed is not None
-    assert packed.spikes == 2
-    assert convolution(window, weight, weight[:, 0, 0, 0], 1, packed).sum() == 4

@@ -425,14 +425,3 @@ def spikes(images: th.Tensor, num_steps: int, layers: Iterable[Layer], below_rat
     rows = window.flatten(0, 3).numpy()
     run(_numbers, len(rows), rows.size, words.reshape(len(rows), -1), rows)
     return window.permute(0, 1, 4, 2, 3), done
-
-
-def check() -> None:
-    """
-    :raises Exception: if the kernels do not compile or run on this machine
-    """
-    one = th.ones(1, 1, 1, 1)
-    layer = Layer(one, None, 1, 0.0, 0.5, 1.0, "zero", True)
-    window, done = spikes(one, 2, [layer, layer], 2.0)
-    assert done == 2
-    assert window.sum() == 2

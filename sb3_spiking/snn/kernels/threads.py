@@ -155,7 +155,8 @@ def in_parallel(context, function, count, parts, arguments):
 
 
 _pool: ThreadPoolExecutor | None = None
-_process = ctypes.CDLL(None)  # what the process has loaded: the C library, PyTorch's OpenMP
+# What the process has loaded: the C library, PyTorch's OpenMP. Windows has no such thing.
+_process = None if os.name == "nt" else ctypes.CDLL(None)
 if hasattr(_process, "mallopt"):
     _keep_freed_memory()
 if hasattr(_process, "GOMP_parallel"):
