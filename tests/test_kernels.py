@@ -1,10 +1,13 @@
 """Every backend against the plain definition: spikes, values and gradients."""
 
 import importlib
+import itertools
 import os
+import re
 import subprocess
 import sys
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -535,6 +538,152 @@ def test_torch_compile_sees_plain_pytorch():
     layers = policy.q_net.features_extractor.dense
     compiled = th.compile(layers, backend="aot_eager", fullgraph=True)
     assert th.equal(compiled(observations[None]), layers(observations[None]))
+
+
+def wrong(function, change):
+    """A function whose result is changed, where it is a tensor or begins with one."""
+
+    def changed(*args):
+        result = function(*args)
+        return change(result) if isinstance(result, th.Tensor) else (change(result[0]), *result[1:])
+
+    return changed
+
+
+def flipped(spikes):
+    changed = spikes.clone()
+    changed.flatten()[-4:] = 1 - changed.flatten()[-4:]
+    return changed
+
+
+def wrong_gradients(tensor):
+    return tensor * 2 - tensor.detach()
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "change"),
+    [
+        ("cpu", "leaky_window", flipped),
+        ("cpu", "leaky_window", wrong_gradients),
+        ("events", "convolution", wrong_gradients),
+        ("events", "convolution", lambda currents: currents * 1.001),
+        ("inference", "spikes", flipped),
+        ("inference", "spikes", lambda spikes: 1 / 0),
+    ],
+)
+def test_a_backend_that_computes_something_else_is_not_used(monkeypatch, name, function, change):
+    images, weights = th.rand(5, *IMAGES.shape), th.randn(5, 4)
+    network = paper_network(7).q_net
+    module = importlib.import_module(f"sb3_spiking.snn.kernels.{name}")
+    monkeypatch.setattr(module, function, wrong(getattr(module, function), change))
+    kernels._checked.cache_clear()
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            _, values, grads = everything(network, images, weights)
+            with th.no_grad():
+                acting = network.q_net(network.features_extractor(images))
+        assert warned
+        assert len({str(each.message) for each in warned}) <= 2  # neurons with gradients, and without
+        expected = "Numba (computes wrong results|does not work) here .* run in plain PyTorch, .* please report"
+        assert all(re.match(expected, str(each.message)) for each in warned)
+    finally:
+        kernels._checked.cache_clear()
+    plain(monkeypatch)
+    _, expected, expected_grads = everything(network, images, weights)
+    th.testing.assert_close(values, expected, rtol=1e-3, atol=1e-3)
+    th.testing.assert_close(acting, expected.detach(), rtol=1e-3, atol=1e-3)
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        assert (grad - expected_grad).norm() < 0.01 * expected_grad.norm()
+
+
+@pytest.mark.parametrize("dtype", [th.float32, th.float64])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_what_is_right_passes_the_check(dtype, gradients):
+    checks.events(events, dtype, gradients)
+    checks.inference(importlib.import_module("sb3_spiking.snn.kernels.inference"), dtype)
+    for spike_grad, reset, flags in itertools.product(SURROGATES, RESETS, itertools.product((False, True), repeat=3)):
+        checks.leaky(cpu, "cpu", dtype, Surrogate(spike_grad), *reset, *flags, gradients)
+
+
+@pytest.mark.parametrize("dtype", [th.float32, th.float64, th.float16, th.bfloat16])
+def test_what_is_right_passes_the_check_of_triton(dtype):
+    cuda = importlib.import_module("sb3_spiking.snn.kernels.cuda")
+    device = "cuda" if th.cuda.is_available() else "cpu"
+    for spike_grad, reset in zip(SURROGATES, itertools.cycle(RESETS)):
+        checks.leaky(cuda, device, dtype, Surrogate(spike_grad), *reset, False, False, False, True)
+
+
+def test_the_check_leaves_the_random_state_alone():
+    state = th.get_rng_state()
+    checks.leaky(cpu, "cpu", th.float32, Surrogate("atan"), "zero", True, False, False, True, True)
+    checks.events(events, th.float32, True)
+    assert th.equal(th.get_rng_state(), state)
+
+
+def test_plain_pytorch_by_choice(monkeypatch):
+    images = th.rand(2, *IMAGES.shape)
+    network, used = paper_network(3).q_net, []
+    monkeypatch.setattr(kernels, "_checked", lambda name, *args: used.append(name))
+    kernels.use("reference")
+    try:
+        network.q_net(network.features_extractor(images)).sum().backward()
+        with th.no_grad():
+            network.features_extractor(images)
+        assert not used
+    finally:
+        kernels.use("auto")
+    network.features_extractor(images)
+    assert "cpu" in used
+    with pytest.raises(ValueError, match="kernels 'triton': expected one of 'auto', 'reference'"):
+        kernels.use("triton")
+
+
+def test_plain_pytorch_by_the_environment():
+    program = "import sys; from sb3_spiking.snn import Leaky; import torch as th; Leaky(beta=0.5)(th.ones(2, 1, 1)); "
+    program += "print('numba' in sys.modules)"
+    for value, printed in (("reference", "False"), ("auto", "True")):
+        environment = {**os.environ, "SB3_SPIKING_KERNELS": value}
+        result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+        assert result.stdout.strip() == printed, result.stderr
+    environment["SB3_SPIKING_KERNELS"] = "numba"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert "kernels 'numba': expected one of 'auto', 'reference'" in result.stderr
+
+
+def test_no_pass_reads_a_number_of_the_device():
+    # Tensors on this device have no numbers: reading one, which would wait for a GPU, raises
+    observations = th.randint(0, 256, (3, *IMAGES.shape), dtype=th.uint8, device="meta")
+    policy = paper_network(3).to("meta")
+    assert policy.q_net(observations).shape == (3, 4)
+    with th.no_grad():
+        assert policy.q_net(observations).shape == (3, 4)
+
+
+def test_where_the_process_cannot_be_looked_into():
+    program = """
+import ctypes
+CDLL = ctypes.CDLL
+
+def of_windows(name, *args, **kwargs):
+    if name is None:
+        raise TypeError("argument of type 'NoneType' is not iterable")
+    return CDLL(name, *args, **kwargs)
+
+import torch as th
+ctypes.CDLL = of_windows
+th.set_num_threads(2)
+from sb3_spiking.snn import Leaky, kernels
+from sb3_spiking.snn.kernels import checks, cpu, events, inference, threads
+assert threads._parallel is threads._parallel_by_pool
+threads.GRAIN = 1
+checks.leaky(cpu, "cpu", th.float32, Leaky(beta=0.5).spike_grad, "zero", True, False, False, False, True)
+checks.events(events, th.float32, True)
+checks.inference(inference, th.float32)
+assert threads._pool is not None
+"""
+    result = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("missing", ["numba", "llvmlite"])

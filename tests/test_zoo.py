@@ -256,3 +256,22 @@ def test_minatar_that_is_missing_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "minatar.gym", None)
     with pytest.raises(ModuleNotFoundError, match="pip install minatar"):
         importlib.import_module("sb3_spiking.minatar")
+
+
+def test_an_installed_package_has_its_hyperparameters(tmp_path):
+    build = [
+        sys.executable,
+        "setup.py",
+        "-q",
+        "build",
+        "--build-base",
+        str(tmp_path / "base"),
+        "--build-lib",
+        str(tmp_path / "lib"),
+    ]
+    subprocess.run(build, cwd=Path(__file__).parents[1], check=True, capture_output=True)
+    program = "import sb3_spiking, sb3_spiking.liu2022 as liu2022; print(sb3_spiking.__file__); "
+    program += "print('atari' in sb3_spiking.hyperparams, 'atari' in liu2022.hyperparams)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "lib")}
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.stdout.split() == [str(tmp_path / "lib/sb3_spiking/__init__.py"), "True", "True"], result.stderr

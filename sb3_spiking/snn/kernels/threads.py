@@ -155,8 +155,10 @@ def in_parallel(context, function, count, parts, arguments):
 
 
 _pool: ThreadPoolExecutor | None = None
-# What the process has loaded: the C library, PyTorch's OpenMP. Windows has no such thing.
-_process = None if os.name == "nt" else ctypes.CDLL(None)
+try:
+    _process: Any = ctypes.CDLL(None)  # what the process has loaded: the C library, PyTorch's OpenMP
+except (OSError, TypeError):  # Windows knows no such thing
+    _process = None
 if hasattr(_process, "mallopt"):
     _keep_freed_memory()
 if hasattr(_process, "GOMP_parallel"):
