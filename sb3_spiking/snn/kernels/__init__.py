@@ -9,11 +9,14 @@ use in a process a backend is compared with plain PyTorch, see :mod:`.checks`; :
 * ``cuda``: Triton
 """
 
+import contextlib
 import functools
 import importlib
 import os
+import sys
+import threading
 import warnings
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from types import ModuleType
 
 import torch as th
@@ -27,6 +30,7 @@ from sb3_spiking.snn.surrogates import Surrogate
 VARIABLE = "SB3_SPIKING_KERNELS"
 _CHOICES = ("auto", "reference")
 
+_PATIENCE_SECONDS = 2.0  # longer than it takes to read compiled kernels from the disk
 # What a backend needs
 _NEEDS = {"cpu": "Numba", "events": "Numba", "inference": "Numba", "cuda": "Triton"}
 # The numbers that there are kernels of neurons for, by device
@@ -64,7 +68,8 @@ def _checked(name: str, check: Callable[..., None], *case: Hashable) -> ModuleTy
     """The module of a backend that agrees with plain PyTorch in a case, or None with a warning."""
     try:
         backend = importlib.import_module(f"{__name__}.{name}")
-        check(backend, *case)
+        with _patience():
+            check(backend, *case)
         return backend
     except Exception as error:
         what = "computes wrong results here" if isinstance(error, checks.WrongResultError) else "does not work here"
@@ -75,6 +80,23 @@ def _checked(name: str, check: Callable[..., None], *case: Hashable) -> ModuleTy
             stacklevel=2,
         )
         return None
+
+
+@contextlib.contextmanager
+def _patience() -> Iterator[None]:
+    """Say once what takes so long, where kernels are not on disk yet."""
+    timer = threading.Timer(_PATIENCE_SECONDS, _say_once)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@functools.cache
+def _say_once() -> None:
+    print("sb3_spiking compiles its kernels for this machine, once: up to half a minute", file=sys.stderr, flush=True)
 
 
 def traced() -> bool:
