@@ -12,13 +12,15 @@ class HubServer:
     """
     Repositories in memory: ``repositories[name]`` is a list of commits, each a dict of files.
 
-    ``cut`` makes the next downloads end after this many bytes; ``private`` are repositories that take the token "secret".
+    ``cut`` makes the next downloads end after this many bytes; files in ``failing`` are answered with an
+    error; ``private`` are repositories that take the token "secret".
     """
 
     def __init__(self):
         self.repositories = {}
         self.private = set()
         self.cut = None
+        self.failing = set()
         self.requests = []
         self.closed = False
         hub = self
@@ -99,6 +101,8 @@ class HubServer:
                 number = hub.commit(name, revision)
                 if number is None:
                     return self.missing("RevisionNotFound")
+                if path in hub.failing:
+                    return self.answer(500)
                 content = commits[number].get(path)
                 commit = hub.sha(name, number)
                 if content is None:

@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard
 from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_spiking
 from sb3_spiking import AgentError
@@ -137,6 +138,39 @@ def test_the_cache_serves_without_a_network(hub, agent):
     assert score(sb3_spiking.load_from_hub(REPOSITORY, local_files_only=True)) == score(agent)
     with pytest.raises(AgentError, match="it is not in the cache, and the Hub cannot be reached"):
         sb3_spiking.load_from_hub("org/dqn-Other-v1")
+
+
+def test_no_network_takes_one_line(hub, tmp_path, caplog):
+    hub.close()
+    huggingface_hub.close_session()
+    with caplog.at_level("WARNING"), pytest.raises(AgentError, match=r"cannot be reached or answers with errors: .*refused"):
+        sb3_spiking.load_from_hub("org/dqn-Other-v1")
+    assert len(caplog.records) == 1
+
+
+def test_a_repository_that_answers_with_errors(hub, agent, tmp_path):
+    """What the Hub does not say is not there is not replaced by another file, unless by one that was asked for before."""
+    push(agent)
+    hub.failing = {"config.json"}
+    with pytest.raises(AgentError, match=r"answers with errors: .*500"):
+        sb3_spiking.load_from_hub(REPOSITORY)
+    assert not any("zip" in request for request in hub.requests)
+    sb3_spiking.load_from_hub(REPOSITORY, filename="dqn-CartPole-v1.zip")
+    with pytest.warns(UserWarning, match=r"taking dqn-CartPole-v1\.zip from the cache, config\.json cannot be had: .*500"):
+        model = sb3_spiking.load_from_hub(REPOSITORY)
+    assert score(model) == score(agent)
+
+
+def test_normalised_agents_are_not_pushed(hub, agent):
+    for normalize in (True, "{'norm_obs': True}"):
+        with pytest.raises(ValueError, match="CartPole-v1: the agent was trained with VecNormalize"):
+            push(agent, hyperparams={"normalize": normalize})
+    normalised = DQN("SpikingPolicy", VecNormalize(make_vec_env("CartPole-v1")), policy_kwargs={"net_arch": [4]})
+    with pytest.raises(ValueError, match="CartPole-v1: the agent was trained with VecNormalize"):
+        push(normalised)
+    assert not hub.requests
+    push(agent, hyperparams={"normalize": False})
+    assert "normalize: false" in hub.repositories[REPOSITORY][-1]["config.yml"].decode()
 
 
 def test_missing_and_damaged(hub, agent):

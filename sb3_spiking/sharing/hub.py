@@ -4,10 +4,12 @@ import contextlib
 import dataclasses
 import io
 import json
+import logging
 import shutil
 import tempfile
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,17 +69,31 @@ def load_from_hub(
     :return: the agent
     :raises AgentError: if there is no such agent, it cannot be reached, or is not what it should be
     """
-    common: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    common: dict[str, Any] = {"token": token, "cache_dir": cache_dir}
 
-    def download(name: str, commit: str | None = revision) -> Path:
-        return Path(hf_hub_download(repo_id, name, revision=commit, library_name="sb3_spiking", **common))
+    def download(name: str, commit: str | None = revision, only_cache: bool = local_files_only) -> Path:
+        with _fewer_lines():
+            found = hf_hub_download(
+                repo_id, name, revision=commit, library_name="sb3_spiking", local_files_only=only_cache, **common
+            )
+        return Path(found)
 
     try:
         if filename is None:
+            archive = f"{repo_id.rsplit('/', 1)[-1]}.zip"
             try:
                 config = download(CONFIG)
+            except LocalEntryNotFoundError as error:
+                # The Hub did not say that there is none. What has been downloaded before is as good as ever.
+                try:
+                    path = download(archive, only_cache=True)
+                except EntryNotFoundError:
+                    raise error from error.__cause__
+                reason = _one_line(error.__cause__ or error)
+                warnings.warn(f"{repo_id}: taking {archive} from the cache, {CONFIG} cannot be had: {reason}", stacklevel=2)
+                return load(path, env, device, **hyperparameters)
             except EntryNotFoundError:
-                filename = f"{repo_id.rsplit('/', 1)[-1]}.zip"
+                filename = archive
             else:
                 # All files of the same commit, which names the folder in the cache
                 commit = config.parent.name
@@ -91,12 +107,32 @@ def load_from_hub(
     except AgentError:
         raise
     except Exception as error:  # what the connection's library raises differs between versions of huggingface_hub
-        raise AgentError(f"{repo_id}: {_reason(error, filename or WEIGHTS, revision)}: {_one_line(error)}") from error
+        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
+        raise AgentError(f"{repo_id}: {_reason(error, filename or WEIGHTS, revision)}: {_one_line(cause)}") from error
+
+
+@contextlib.contextmanager
+def _fewer_lines() -> Iterator[None]:
+    """huggingface_hub says at each of its tries that a server does not answer. Once is enough."""
+    logger, said = logging.getLogger("huggingface_hub.utils._http"), []
+
+    def first(record: logging.LogRecord) -> bool:
+        said.append(record)
+        return len(said) == 1
+
+    logger.addFilter(first)
+    try:
+        yield
+    finally:
+        logger.removeFilter(first)
 
 
 def _reason(error: Exception, filename: str, revision: str | None) -> str:
     reasons: tuple[tuple[Any, str], ...] = (
-        ((OfflineModeIsEnabled, LocalEntryNotFoundError), "it is not in the cache, and the Hub cannot be reached"),
+        (
+            (OfflineModeIsEnabled, LocalEntryNotFoundError),
+            "it is not in the cache, and the Hub cannot be reached or answers with errors",
+        ),
         (GatedRepoError, "access must be asked for on its page"),
         (RepositoryNotFoundError, "no such repository, or a private one that needs a token"),
         (RevisionNotFoundError, f"there is no revision {revision!r}"),
@@ -138,7 +174,14 @@ def push_to_hub(
     :param logs: RL Zoo's folder of the run, whose evaluations and monitor files are added
     :return: address of the repository
     :raises AgentError: if it cannot be reached or does not take the agent
+    :raises ValueError: for an agent whose observations are normalised by ``VecNormalize``: their statistics would have to go
+        with it, and are a pickle
     """
+    if (hyperparams or {}).get("normalize") or model.get_vec_normalize_env() is not None:
+        raise ValueError(
+            f"{env_id}: the agent was trained with VecNormalize (normalize in RL Zoo's hyperparameters), whose statistics are "
+            "a pickle and cannot be shared here; rl_zoo3.push_to_hub shares such agents, or train without normalize"
+        )
     # Evaluation pulls in RL Zoo, plots and tables, which loading does without
     from rl_zoo3.exp_manager import ExperimentManager
 
