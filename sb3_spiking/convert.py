@@ -33,6 +33,7 @@ from sb3_spiking.evaluation import cli
 from sb3_spiking.evaluation.agents import Agent, load_agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS
 from sb3_spiking.evaluation.results import interval
+from sb3_spiking.evaluation.scores import score_limits
 from sb3_spiking.folders import replaced
 from sb3_spiking.policies import SpikingPolicy
 from sb3_spiking.sharing.zoo_files import ZOO_FILES, read_yaml
@@ -164,7 +165,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
     for label, color in (("before", "gray"), ("after", "C0")):
         points = record["scores"] if label == "after" else record["scores"][-1:]
         values = [np.array(point[label]) for point in points]
-        ends = [interval(value) for value in values]
+        ends = [interval(value, limits=score_limits(record["env"])) for value in values]
         means = np.array([value.mean() for value in values])
         if label == "before":
             scores.axhline(means[0], color=color, label="ReLU")

@@ -37,7 +37,7 @@ from sb3_spiking.evaluation.results import (
     operations_of,
     read_evaluations,
 )
-from sb3_spiking.evaluation.scores import reference_scores
+from sb3_spiking.evaluation.scores import reference_scores, score_limits
 from sb3_spiking.evaluation.table import markdown
 
 SUMMARY = {
@@ -177,7 +177,7 @@ def summarise(
     for agent in agents:
         rows = episodes[(episodes["env"] == agent.env_id) & (episodes["agent"] == agent.name)]
         score = rows["score"].mean()
-        low, high = interval(rows["score"])
+        low, high = interval(rows["score"], limits=score_limits(agent.env_id))
         row: dict[str, Any] = {
             **{"env": agent.env_id, "agent": agent.name, "episodes": len(rows), "score": score, "low": low, "high": high},
             **{"max": rows["score"].max(), "std": rows["score"].std(), "max_q": rows["max_q"].mean()},
@@ -214,11 +214,34 @@ def summarise(
     return pd.DataFrame(summary, columns=list(SUMMARY)), pd.DataFrame(layers, columns=list(LAYERS))
 
 
-def plot(agents: list[Agent], episodes: pd.DataFrame, path: Path) -> None:
+def learning_curves(agents: list[Agent]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray] | None]:
+    """
+    :param agents: whose folders may have RL Zoo's evaluations
+    :return: for each agent what :func:`~sb3_spiking.evaluation.results.read_evaluations` says, None without; damaged ones are
+        left out with a line
+    """
+    curves: list[tuple[np.ndarray, np.ndarray, np.ndarray] | None] = []
+    for agent in agents:
+        log = agent.path.parent / "evaluations.npz"
+        try:
+            curves.append(read_evaluations(log) if log.is_file() else None)
+        except AgentError as error:
+            print(f"{error}; its learning curve is left out", file=sys.stderr)
+            curves.append(None)
+    return curves
+
+
+def plot(
+    agents: list[Agent],
+    trainings: list[tuple[np.ndarray, np.ndarray, np.ndarray] | None],
+    episodes: pd.DataFrame,
+    path: Path,
+) -> None:
     """
     Learning curves, as RL Zoo evaluated while it trained, and scores of the agents side by side, a row for each environment.
 
     :param agents: in the order of the legend
+    :param trainings: of :func:`learning_curves`
     :param episodes: rows of :func:`evaluate`
     :param path: of the picture
     """
@@ -226,21 +249,17 @@ def plot(agents: list[Agent], episodes: pd.DataFrame, path: Path) -> None:
     figure, axes = plt.subplots(len(environments), 2, figsize=(11, 3.6 * len(environments)), squeeze=False)
     for (curves, scores), env_id in zip(axes, environments, strict=True):
         names = []
-        for place, agent in enumerate(agent for agent in agents if agent.env_id == env_id):
+        here = [each for each in zip(agents, trainings, strict=True) if each[0].env_id == env_id]
+        for place, (agent, training) in enumerate(here):
             color = f"C{place}"
-            log = agent.path.parent / "evaluations.npz"
-            if log.is_file():
-                try:
-                    timesteps, mean, std = read_evaluations(log)
-                except AgentError as error:
-                    print(f"{error}; its learning curve is left out", file=sys.stderr)
-                else:
-                    curves.plot(timesteps, mean, color=color, label=agent.name)
-                    curves.fill_between(timesteps, mean - std, mean + std, color=color, alpha=0.2)
+            if training is not None:
+                timesteps, mean, std = training
+                curves.plot(timesteps, mean, color=color, label=agent.name)
+                curves.fill_between(timesteps, mean - std, mean + std, color=color, alpha=0.2)
             values = episodes[(episodes["env"] == env_id) & (episodes["agent"] == agent.name)]["score"]
             jitter = np.random.default_rng(0).uniform(-0.15, 0.15, len(values))
             scores.plot(place + jitter, values, ".", color=color, alpha=0.5)
-            low, high = interval(values)
+            low, high = interval(values, limits=score_limits(env_id))
             scores.errorbar(
                 place, values.mean(), [[values.mean() - low], [high - values.mean()]], fmt="_", color="black", capsize=6
             )
@@ -284,6 +303,7 @@ def main() -> None:
     if len(set(args.seed)) < len(args.seed):
         raise AgentError(f"--seed {' '.join(map(str, args.seed))}: each seed once")
     agents = cli.load_agents(args)
+    trainings = learning_curves(agents)
     references: dict[str, str] = {}
     if args.relative_to is not None:
         for agent in agents:
@@ -306,7 +326,7 @@ def main() -> None:
     summary, layers = summarise(agents, episodes, references, random_scores)
     summary.to_csv(args.out / "summary.csv", index=False)
     layers.to_csv(args.out / "layers.csv", index=False)
-    plot(agents, episodes, args.out / "scores.png")
+    plot(agents, trainings, episodes, args.out / "scores.png")
 
     print(f"\n{len(args.seed)} x {protocol.episodes} episodes, protocol {protocol.name}, epsilon {protocol.epsilon}\n")
     shown = summary.dropna(axis=1, how="all")

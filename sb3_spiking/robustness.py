@@ -21,6 +21,7 @@ from sb3_spiking.evaluation.agents import Agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS
 from sb3_spiking.evaluation.perturbations import PERTURBATIONS
 from sb3_spiking.evaluation.results import interval
+from sb3_spiking.evaluation.scores import score_limits
 from sb3_spiking.evaluation.table import markdown
 
 COLUMNS = ("environment", "agent", "perturbation", "level", "episodes", "score", "95% low", "95% high")
@@ -121,7 +122,17 @@ def main() -> None:
     rows = []
     for agent, name, level, other in those:
         scores = episodes[(episodes["env"] == agent.env_id) & (episodes["agent"] == other.name)]["score"]
-        rows.append((agent.env_id, agent.name, name, level, len(scores), scores.mean(), *interval(scores)))
+        rows.append(
+            (
+                agent.env_id,
+                agent.name,
+                name,
+                level,
+                len(scores),
+                scores.mean(),
+                *interval(scores, limits=score_limits(agent.env_id)),
+            )
+        )
     table = pd.DataFrame(rows, columns=COLUMNS)
     table.to_csv(args.out / "robustness.csv", index=False)
     plot(table, args.out / "robustness.png")

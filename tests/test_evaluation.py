@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,7 +28,7 @@ from sb3_spiking.evaluation.episodes import PROTOCOLS, run_episodes
 from sb3_spiking.evaluation.operations import ENERGIES
 from sb3_spiking.evaluation.perturbations import MaskedPixels, OcclusionBar, quantised
 from sb3_spiking.evaluation.results import Rows, interval, read_evaluations
-from sb3_spiking.evaluation.scores import reference_scores
+from sb3_spiking.evaluation.scores import reference_scores, score_limits
 from sb3_spiking.evaluation.table import markdown
 
 SHORT = dataclasses.replace(PROTOCOLS["paper"], episodes=5, max_steps=30)
@@ -170,8 +171,17 @@ def test_atari_decisions_cost_what_they_fire(atari):
 def test_intervals_by_hand():
     # t of 0.975 with two degrees of freedom is 4.302653
     assert interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
+    assert interval([1.0, 2.0, 3.0], limits=(1.5, 2.5)) == (1.0, 3.0)  # what was seen is possible
+    assert interval([1.0, 2.0, 3.0], limits=(0.0, 4.0)) == (0.0, 4.0)
+    assert interval([1.0, 2.0, 3.0], limits=(-math.inf, 4.0)) == pytest.approx((2 - 4.302653 / 3**0.5, 4.0))
     assert interval([5.0, 5.0]) == (5.0, 5.0)
     assert all(math.isnan(end) for end in interval([1.0]))
+
+
+def test_what_an_episode_can_give():
+    assert score_limits("CartPole-v1") == (0, 500)
+    assert score_limits("PongNoFrameskip-v4") == score_limits("ALE/Pong-v5") == (-21, 21)
+    assert score_limits("BreakoutNoFrameskip-v4") == score_limits("LunarLander-v3") == (-math.inf, math.inf)
 
 
 def test_published_scores():
@@ -335,6 +345,55 @@ def test_robustness_command_survives_a_kill(relu_run):
 def test_wrong_input_gets_one_line(relu_run, fails, module, arguments, message):
     assert message in fails(module, f"{'' if '--env' in arguments else '--env CartPole-v1 '}{arguments} -o never")
     assert not (relu_run / "never").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("frame_stack: 4", r"Unexpected observation shape \(1, 16\)"),
+        ("env_wrapper: gymnasium.wrappers.TimeAwareObservation", r"Unexpected observation shape \(1, 5\)"),
+        ("env_wrapper: [{rl_zoo3.wrappers.FrameSkip: {skip: 0}}]", "local variable 'obs'"),
+        ('env_kwargs: {"a\\u001b[31mb": 3}', r"unexpected keyword argument 'a\?\[31mb'"),
+    ],
+)
+def test_environments_that_do_not_work_take_one_line(relu_run, fails, config, message):
+    shutil.rmtree(relu_run / "other", ignore_errors=True)
+    shutil.copytree(relu_run / "relu", relu_run / "other")
+    (folder,) = (relu_run / "other").glob("dqn/CartPole-v1_1/CartPole-v1")
+    (folder / "args.yml").unlink()
+    (folder / "config.yml").write_text(config)
+    line = fails("evaluate", "--env CartPole-v1 -f other -o never")
+    assert re.search(message, line)
+    assert line.strip().isprintable()
+
+
+@pytest.mark.parametrize("module", ["evaluate", "robustness", "convert"])
+def test_an_agent_of_another_environment_takes_one_line(relu_run, fails, module):
+    shutil.rmtree(relu_run / "other", ignore_errors=True)
+    (relu_run / "other/dqn/Acrobot-v1_1").mkdir(parents=True)
+    shutil.copy(relu_run / "relu/dqn/CartPole-v1_1/CartPole-v1.zip", relu_run / "other/dqn/Acrobot-v1_1/Acrobot-v1.zip")
+    line = fails(module, "--env Acrobot-v1 -f other -o never")
+    assert "does not play Acrobot-v1" in line
+    assert "its actions are Discrete(3), those of the agent Discrete(2)" in line
+    assert "there is no such environment" in fails(module, "--env os:CartPole-v1 -f relu -o never")
+
+
+def test_an_environment_of_an_older_version(relu_run, in_process, capsys):
+    run = relu_run / "older/dqn/LunarLander-v2_1"
+    run.mkdir(parents=True)
+    DQN("MlpPolicy", "LunarLander-v3", policy_kwargs={"net_arch": [8]}).save(run / "LunarLander-v2.zip")
+    _, said = in_process("evaluate", "--env LunarLander-v2 -f older -o new --episodes 2 --max-steps 5", relu_run)
+    assert "Gymnasium has no LunarLander-v2 any more: its agent plays LunarLander-v3\n" in said
+    assert set(pd.read_csv(relu_run / "new/summary.csv")["env"]) == {"LunarLander-v3"}
+
+
+def test_damaged_learning_curves_are_said_before_the_episodes(relu_run, in_process):
+    shutil.rmtree(relu_run / "other", ignore_errors=True)
+    shutil.copytree(relu_run / "relu", relu_run / "other")
+    (relu_run / "other/dqn/CartPole-v1_1/evaluations.npz").write_bytes(b"PK damaged")
+    _, said = in_process("evaluate", "--env CartPole-v1 -f other -o curves --episodes 2 --max-steps 5", relu_run)
+    assert said.index("its learning curve is left out") < said.index("episode/s")
+    assert (relu_run / "curves/scores.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("content", ["somebody else's note", "a,b,c", "x\na,c\n1,2"])

@@ -4,13 +4,16 @@ import contextlib
 import copy
 import hashlib
 import io
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import rl_zoo3.import_envs  # noqa: F401  registers RL Zoo's environments
+from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
 from huggingface_sb3.naming_schemes import EnvironmentName
 from rl_zoo3 import ALGOS
 from rl_zoo3.exp_manager import ExperimentManager
@@ -103,6 +106,31 @@ class Agent:
             reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
             raise AgentError(f"{self.stats_path}: no environment {self.env_id} as it says: {reason}") from error
 
+    def check(self) -> None:
+        """
+        Take a step in its environment.
+
+        :raises AgentError: if the environment cannot be made, does not work, or is not the one that it was trained in
+        """
+        env = self.make_env()
+        try:
+            spaces = (env.action_space, self.model.action_space)
+            if type(spaces[0]) is not type(spaces[1]) or spaces[0].shape != spaces[1].shape or _count(*spaces):
+                raise ValueError(f"its actions are {spaces[0]}, those of the agent {spaces[1]}")
+            observation: Any = env.reset()
+            actions, _ = self.model.predict(observation, deterministic=True)
+            env.step(np.asarray(actions))
+        except Exception as error:  # whatever an environment or a wrapper says
+            reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
+            raise AgentError(f"{self.path}: does not play {self.env_id} as {self.stats_path} has it: {reason}") from error
+        finally:
+            env.close()
+
+
+def _count(first: gym.Space, second: gym.Space) -> bool:
+    """Whether two spaces have different numbers of choices."""
+    return getattr(first, "n", None) != getattr(second, "n", None)
+
 
 def _whole_games(wrapper: Any) -> Any:
     name, arguments = next(iter(wrapper.items())) if isinstance(wrapper, dict) else (wrapper, {})
@@ -141,17 +169,14 @@ def load_agent(
     """
     if algo not in ALGOS:
         raise AgentError(f"--algo {algo}: expected one of {', '.join(ALGOS)}")
-    if env_id not in gym.registry and env_id.split(":")[-1] not in gym.registry:
-        raise AgentError(
-            f"--env {env_id}: there is no such environment; a package that registers it is named by --gym-packages"
-        )
     name = EnvironmentName(env_id)
+    env_id = _playable(env_id)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             checkpoint = None if load_checkpoint is None else str(load_checkpoint)
             _, path, log_path = get_model_path(exp_id, str(folder), algo, name, load_best, checkpoint, load_last_checkpoint)
     except (AssertionError, ValueError) as error:
-        raise AgentError(f"no {algo} agent for {env_id} in {folder}: {error}. {_what_there_is(Path(folder))}") from error
+        raise AgentError(f"no {algo} agent for {name} in {folder}: {error}. {_what_there_is(Path(folder))}") from error
     stats_path = str(Path(log_path) / name)
     hyperparams, kwargs = read_environment(Path(stats_path), trusted)
     run = Path(log_path).name
@@ -165,6 +190,23 @@ def load_agent(
             f"{path}: a recurrent policy, {type(model.policy).__name__}; expected one without a state between decisions"
         )
     return Agent(label, algo, env_id, model, Path(path), hyperparams, stats_path, {**kwargs, **(env_kwargs or {})})
+
+
+def _playable(env_id: str) -> str:
+    """
+    :return: the id of the environment, of its next version if Gymnasium has that one alone, which a line says
+    :raises AgentError: if there is none
+    """
+    with contextlib.suppress(gym.error.Error):
+        if env_id in gym.registry:
+            return env_id
+        namespace, name, version = parse_env_id(env_id)
+        newest = find_highest_version(namespace, name)
+        if version is not None and newest is not None and newest > version:
+            current = get_env_id(namespace, name, newest)
+            print(f"Gymnasium has no {env_id} any more: its agent plays {current}", file=sys.stderr)
+            return current
+    raise AgentError(f"--env {env_id}: there is no such environment; a package that registers it is named by --gym-packages")
 
 
 def _unpickle(path: Path, algo: str, hyperparams: dict[str, Any], device: str) -> BaseAlgorithm:

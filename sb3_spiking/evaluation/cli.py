@@ -84,7 +84,7 @@ def load_one(args: argparse.Namespace) -> Agent:
 
 
 def _load(args: argparse.Namespace, env: str, folder: str, run: int) -> Agent:
-    return load_agent(
+    agent = load_agent(
         folder,
         args.algo,
         env,
@@ -96,6 +96,8 @@ def _load(args: argparse.Namespace, env: str, folder: str, run: int) -> Agent:
         env_kwargs=args.env_kwargs,
         trusted=args.trust,
     )
+    agent.check()
+    return agent
 
 
 def run(main: Callable[[], None]) -> None:

@@ -95,10 +95,13 @@ def operations_of(rows: pd.DataFrame) -> dict[str, Operations]:
     return totals
 
 
-def interval(values: Iterable[float], confidence: float = 0.95) -> tuple[float, float]:
+def interval(
+    values: Iterable[float], confidence: float = 0.95, limits: tuple[float, float] = (-math.inf, math.inf)
+) -> tuple[float, float]:
     """
     :param values: independent values
     :param confidence: of the interval
+    :param limits: of what a value can be, which the interval does not pass, unless one of the values does
     :return: lower and upper end of the interval of their mean by Student's t, NaN for fewer than two values
     """
     numbers = np.asarray(list(values), float)
@@ -107,7 +110,8 @@ def interval(values: Iterable[float], confidence: float = 0.95) -> tuple[float, 
     if np.ptp(numbers) == 0:
         return float(numbers[0]), float(numbers[0])
     half = stats.t.ppf((1 + confidence) / 2, len(numbers) - 1) * stats.sem(numbers)
-    return float(numbers.mean() - half), float(numbers.mean() + half)
+    low, high = min(limits[0], numbers.min()), max(limits[1], numbers.max())
+    return float(max(low, numbers.mean() - half)), float(min(high, numbers.mean() + half))
 
 
 # Of an evaluations.npz, unpacked: 80,000 evaluations of a hundred episodes fill it

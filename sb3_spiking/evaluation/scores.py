@@ -1,5 +1,6 @@
 """Published Atari scores of random play and of a human tester."""
 
+import math
 import re
 from typing import NamedTuple
 
@@ -79,10 +80,35 @@ _ATARI = {
 }
 
 
+# What an episode of whole games can give: the rewards of https://gymnasium.farama.org and https://ale.farama.org
+_LIMITS = {
+    "CartPole-v0": (0.0, 200.0),
+    "CartPole-v1": (0.0, 500.0),
+    "Acrobot-v1": (-500.0, 0.0),
+    "MountainCar-v0": (-200.0, 0.0),
+    "Pong": (-21.0, 21.0),
+    "Boxing": (-100.0, 100.0),
+    "Tennis": (-24.0, 24.0),
+}
+
+
+def _game(env_id: str) -> str | None:
+    game = re.fullmatch(r"(?:ALE/)?(\w+?)(?:NoFrameskip|Deterministic)?-v\d+", env_id)
+    return game and game[1]
+
+
+def score_limits(env_id: str) -> tuple[float, float]:
+    """
+    :param env_id: id of a Gymnasium environment
+    :return: the lowest and the highest score of an episode, infinite where they are not known
+    """
+    return _LIMITS.get(env_id, _LIMITS.get(_game(env_id) or "", (-math.inf, math.inf)))
+
+
 def reference_scores(env_id: str) -> ReferenceScores | None:
     """
     :param env_id: id of a Gymnasium environment, such as ``PongNoFrameskip-v4`` or ``ALE/Pong-v5``
     :return: the game's published scores, None for anything but the 57 Atari games
     """
-    game = re.fullmatch(r"(?:ALE/)?(\w+?)(?:NoFrameskip|Deterministic)?-v\d+", env_id)
-    return ReferenceScores(*_ATARI[game[1]]) if game and game[1] in _ATARI else None
+    game = _game(env_id)
+    return ReferenceScores(*_ATARI[game]) if game in _ATARI else None
