@@ -256,6 +256,15 @@ def damaged_zips(agent, folder):
     lie[entry + 24 : entry + 28] = struct.pack("<I", 2**31)
     encrypted[entry + 8] |= 1
     many = write_zip(folder / "many.zip", {**files, **{f"{number}": b"" for number in range(11_000)}})
+    zeros, sparse = folder / "zeros.zip", folder / "sparse.zip"
+    with zipfile.ZipFile(zeros, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, part in files.items():
+            with archive.open(name, "w") as member:
+                for chunk in [bytes(2**20)] * 600 if name == "policy.pth" else [part]:
+                    member.write(chunk)
+    with sparse.open("wb") as file:
+        file.write(content)
+        file.truncate(200 * 2**30)
     whole = {
         "cut off": content[: len(content) // 2],
         "cut off at the end": content[:-30],
@@ -269,7 +278,14 @@ def damaged_zips(agent, folder):
         path = folder / f"{name}.zip"
         path.write_bytes(part)
         yield name, path
-    yield from (("one name twice", twice), ("a bomb", bomb), ("many files", many), ("nothing there", folder / "none.zip"))
+    yield from (
+        ("weights that unpack to much", zeros),
+        ("mostly nothing", sparse),
+        ("one name twice", twice),
+        ("a bomb", bomb),
+        ("many files", many),
+        ("nothing there", folder / "none.zip"),
+    )
 
 
 def folders(agent_folder, folder):
@@ -298,11 +314,22 @@ def folders(agent_folder, folder):
         text = change if isinstance(change, bytes) else json.dumps({**config, **change}).encode()
         (path / "config.json").write_bytes(text)
         yield name, path
-    for number, content in enumerate((weights[:50], struct.pack("<Q", 2**60) + weights[8:], b"", pickle.dumps(Payload()))):
-        path = folder / f"weights{number}"
+    names = (
+        b"{" + b",".join(b'"%d":{"dtype":"F32","shape":[],"data_offsets":[0,0]}' % number for number in range(40_000)) + b"}"
+    )
+    many_names = struct.pack("<Q", len(names)) + names
+    damages = (weights[:50], struct.pack("<Q", 2**60) + weights[8:], b"", pickle.dumps(Payload()), many_names)
+    for file in ("model", "optimizer"):
+        for number, content in enumerate(damages):
+            path = folder / f"{file}{number}"
+            shutil.copytree(agent_folder, path)
+            (path / f"{file}.safetensors").write_bytes(content)
+            yield f"damaged {file} {number}", path
+        path = folder / f"{file}sparse"
         shutil.copytree(agent_folder, path)
-        (path / "model.safetensors").write_bytes(content)
-        yield f"damaged weights {number}", path
+        with (path / f"{file}.safetensors").open("ab") as content:
+            content.truncate(200 * 2**30)
+        yield f"a {file} that is mostly nothing", path
 
 
 #: config.yml of RL Zoo, with one thing wrong
@@ -322,6 +349,10 @@ CONFIGS = {
     "a wrapper that writes": f"env_wrapper: [stable_baselines3.common.monitor.Monitor: {{filename: {MARKER}}}]",
     "a wrapper that makes videos": f"env_wrapper: [gymnasium.wrappers.RecordVideo: {{video_folder: {MARKER}}}]",
     "a wrapper that takes memory": "env_wrapper: [gymnasium.wrappers.FrameStackObservation: {stack_size: 30000000}]",
+    "wrappers that take memory together": "env_wrapper: ["
+    + ", ".join(["gymnasium.wrappers.FrameStackObservation: {stack_size: 1000}"] * 3)
+    + "]",
+    "images that take memory": "env_wrapper: [gymnasium.wrappers.ResizeObservation: {shape: [1000, 1000]}]\nframe_stack: 100",
     "a number of nothing": "a: !!int ''",
     "a number of absurd length": "frame_stack: 0x" + "F" * 6000,
     "aliases without end": "a: &a0 [1]\n" + "".join(f"b{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 30)),

@@ -162,6 +162,36 @@ def test_a_window_too_large(tmp_path, monkeypatch):
     assert "a layer whose window has more than 767 numbers" in refused(sb3_spiking.load, tmp_path / "agent.zip")
 
 
+def test_a_window_of_units_too_large(agent, monkeypatch):
+    _, folder = agent
+    monkeypatch.setattr("sb3_spiking.sharing.loading.MAX_WINDOW", 3 * 16)
+    sb3_spiking.load(folder / "agent.zip")
+    monkeypatch.setattr("sb3_spiking.sharing.loading.MAX_WINDOW", 3 * 16 - 1)
+    assert "a layer whose window has more than 47 numbers" in refused(sb3_spiking.load, folder / "agent.zip")
+
+
+def test_more_relu_layers_than_a_thousand(tmp_path):
+    """However many names there are in the weights."""
+    DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [4]}, buffer_size=1).save(tmp_path / "relu.zip")
+    sb3_spiking.load(tmp_path / "relu.zip")
+    files = hostile.members(tmp_path / "relu.zip")
+    data = json.loads(files["data"])
+    state = th.load(io.BytesIO(files["policy.pth"]), weights_only=True)
+    state |= {f"other{number}": th.zeros(()) for number in range(2000)}
+    data["policy_kwargs"]["net_arch"] = [1] * 1001
+    changed = {**files, "data": json.dumps(data).encode(), "policy.pth": hostile.tensors(state)}
+    hostile.write_zip(tmp_path / "relu.zip", changed)
+    assert "policy_kwargs with a list of more than 1000 entries" in refused(sb3_spiking.load, tmp_path / "relu.zip")
+
+
+def test_a_folder_of_rl_zoo_says_what_to_load(agent, tmp_path):
+    _, folder = agent
+    run = zoo_folder(tmp_path / "logs", folder / "agent.zip")
+    shutil.copy(folder / "agent.zip", run / "best_model.zip")
+    message = refused(sb3_spiking.load, run)
+    assert "a run of RL Zoo is loaded by a zip in it, here CartPole-v1.zip or best_model.zip" in message
+
+
 def test_another_algorithm(tmp_path):
     PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).save(tmp_path / "ppo.zip")
     assert "a policy 'stable_baselines3.common.policies.ActorCriticPolicy'; expected one of" in refused(

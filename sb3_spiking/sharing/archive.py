@@ -30,7 +30,11 @@ _POLICY_OPTIMIZER = "policy.optimizer.pth"
 
 # Bytes. The text of a replay's last frames in ``data`` is the largest that agents have.
 MAX_JSON = 16 * 2**20
-MAX_TENSORS = 2 * 2**30
+MAX_TENSORS = 512 * 2**20
+# Of a zip with both weights and an optimizer in it
+_MAX_ZIP = 4 * MAX_TENSORS
+# The list of names and shapes at the start of a safetensors file
+_MAX_HEADER = 2**20
 # Files in a zip, those in the zips of PyTorch within it among them
 _MAX_MEMBERS = 10_000
 
@@ -87,9 +91,8 @@ def _read_folder(folder: Path) -> AgentRecord:
     config, weights = folder / CONFIG, folder / WEIGHTS
     for file, limit in ((config, MAX_JSON), (weights, MAX_TENSORS)):
         if not file.is_file():
-            raise AgentError(f"{folder}: no agent, there is no {file.name} in it")
-        if file.stat().st_size > limit:
-            raise AgentError(f"{file}: {file.stat().st_size} bytes, expected at most {limit}")
+            raise AgentError(f"{folder}: no agent, there is no {file.name} in it{_zips_in(folder)}")
+        _check_size(file, limit)
     try:
         data = parse_json(config.read_bytes(), str(config))
     except OSError as error:
@@ -99,9 +102,34 @@ def _read_folder(folder: Path) -> AgentRecord:
     return AgentRecord(folder, data, _read_tensors(weights), state)
 
 
+def _zips_in(folder: Path) -> str:
+    """What to load in place of a folder of RL Zoo's."""
+    zips = sorted(itertools.islice(folder.glob("*.zip"), 100))
+    if not zips:
+        return ""
+    best = [path for path in zips if path.name == "best_model.zip"]
+    names = [path.name for path in zips if path not in best][:3] + [path.name for path in best]
+    return f"; a run of RL Zoo is loaded by a zip in it, here {' or '.join(names)}"
+
+
+def _check_size(file: Path, limit: int) -> None:
+    """
+    :raises AgentError: for a larger file
+    """
+    if (size := file.stat().st_size) > limit:
+        raise AgentError(f"{file}: {size} bytes, expected at most {limit}")
+
+
 def _read_tensors(file: Path) -> dict[str, Any]:
     try:
+        _check_size(file, MAX_TENSORS)
+        with file.open("rb") as content:
+            header = int.from_bytes(content.read(8), "little")
+        if header > _MAX_HEADER:
+            raise AgentError(f"{file}: {header} bytes of names and shapes, expected at most {_MAX_HEADER}")
         return load_file(file)
+    except AgentError:
+        raise
     except Exception as error:  # files that cannot be read, and what safetensors says of damage
         raise AgentError(f"{file}: damaged safetensors: {_one_line(error)}") from error
 
@@ -128,6 +156,7 @@ def _unflattened(tensors: dict[str, th.Tensor], source: str) -> dict[str, Any]:
 
 def _read_zip(path: Path) -> AgentRecord:
     try:
+        _check_size(path, _MAX_ZIP)
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             _check_members(content)
         with zipfile.ZipFile(path) as archive:

@@ -24,6 +24,7 @@ from sb3_spiking.relu import ReluExtractor
 from sb3_spiking.settings import SpikingSettings
 from sb3_spiking.sharing.archive import AgentRecord, read_agent
 from sb3_spiking.sharing.spaces import space_from_json, space_from_sb3
+from sb3_spiking.snn import SpikingLayer
 
 # Classes that policy_kwargs may name
 _CLASSES: dict[str, type] = {
@@ -38,8 +39,10 @@ _CLASSES: dict[str, type] = {
 
 #: A decision of an agent that is loaded takes at most this many simulation steps; conversions use hundreds
 MAX_NUM_STEPS = 10_000
-#: The window of its largest convolution has at most this many numbers; that of the paper's network has 819,200
+#: The window of its largest layer has at most this many numbers; that of the paper's network has 819,200
 MAX_WINDOW = 2**27
+#: Entries of a list in policy_kwargs, such as the layers of a network
+MAX_LAYERS = 1000
 _EXTRA_STATE = "_extra_state"
 _SETTINGS = f"q_net.features_extractor.{_EXTRA_STATE}"
 
@@ -161,7 +164,12 @@ def _build(
     with _BoundedAllocations(record.parameters):
         model._setup_model()
     for module in model.policy.modules():
-        if isinstance(module, SpikingNatureCNN) and module.settings.num_steps * module.largest_layer > MAX_WINDOW:
+        numbers = 0
+        if isinstance(module, SpikingNatureCNN):
+            numbers = module.settings.num_steps * module.largest_layer
+        elif isinstance(module, SpikingLayer):
+            numbers = module.num_steps * len(module.connection.weight)
+        if numbers > MAX_WINDOW:
             raise ValueError(f"a layer whose window has more than {MAX_WINDOW} numbers")
     if exploration_rate is not None:
         model.exploration_rate = exploration_rate  # type: ignore[attr-defined]
@@ -195,7 +203,15 @@ def _policy_kwargs(written: Any) -> dict[str, Any]:
         raise ValueError("policy_kwargs are no dict")
     # SB3 pickles a dict that holds a class, and writes its entries beside the pickle
     entries = {name: value for name, value in written.items() if name not in (":type:", ":serialized:")}
+    if _longest(entries) > MAX_LAYERS:
+        raise ValueError(f"policy_kwargs with a list of more than {MAX_LAYERS} entries, such as layers")
     return {name: _class(value) for name, value in entries.items()}
+
+
+def _longest(written: Any) -> int:
+    """Entries of the longest list or dict in it."""
+    parts = written.values() if isinstance(written, dict) else written if isinstance(written, (list, tuple)) else ()
+    return max(len(parts), *map(_longest, parts), 0)
 
 
 def _class(value: Any) -> Any:
@@ -289,7 +305,7 @@ class _BoundedAllocations(TorchDispatchMode):
         # Many tensors may be views of the same few numbers, which count once
         storages = [value.untyped_storage() for value in stored if value.device.type == "cpu"]
         self._numbers = 10_000_000 + sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-        self._tensors = 1000 + 100 * len(parameters)
+        self._tensors = 1000 + 100 * min(len(parameters), 10 * MAX_LAYERS)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         shape = args[0] if args else None

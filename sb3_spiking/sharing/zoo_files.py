@@ -1,5 +1,6 @@
 """What RL Zoo writes beside an agent, read as YAML of numbers, strings, lists and dicts."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ _WRAPPERS = frozenset(
     }.items()
     for name in names.split()
 )
-# Numbers among their arguments: frames, steps, pixels
+# Numbers among their arguments: frames, steps, pixels; and their product over all wrappers, which may work on each other's
 _MAX_ARGUMENT = 1000
+_MAX_PRODUCT = 1_000_000
 _MAX_TIME_LIMIT = 10_000_000
 _MAX_ALIASES = 10
 _MAX_FRAME_STACK = 100
@@ -127,6 +129,10 @@ def read_environment(folder: Path, trusted: bool = False) -> tuple[dict[str, Any
     frame_stack = written.get("frame_stack") or 0
     if isinstance(frame_stack, bool) or not isinstance(frame_stack, int) or not 0 <= frame_stack <= _MAX_FRAME_STACK:
         raise AgentError(f"{config}: frame_stack: expected a number of frames up to {_MAX_FRAME_STACK}")
+    if max(frame_stack, 1) * math.prod(map(_size, wrappers)) > _MAX_PRODUCT:
+        raise AgentError(
+            f"{config}: the numbers of all wrappers and frame_stack: expected a product of at most {_MAX_PRODUCT}"
+        )
     return {"env_wrapper": wrappers, "frame_stack": frame_stack, "normalize": False}, dict(env_kwargs)
 
 
@@ -148,6 +154,18 @@ def _check_wrapper(wrapper: Any, config: Path) -> None:
     limit = _MAX_TIME_LIMIT if name == "gymnasium.wrappers.TimeLimit" else _MAX_ARGUMENT
     if not all(_is_small(value, limit) for value in arguments.values()):
         raise AgentError(f"{config}: the arguments of {name}: expected numbers up to {limit}, strings and short lists of them")
+
+
+def _size(wrapper: Any) -> float:
+    """How many times as large an observation may be behind a wrapper: its largest argument, a list being a product."""
+    ((name, arguments),) = wrapper.items() if isinstance(wrapper, dict) else ((wrapper, None),)
+    if name == "gymnasium.wrappers.TimeLimit":
+        return 1.0
+    sizes = []
+    for value in (arguments or {}).values():
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        sizes.append(math.prod(max(1.0, abs(each)) for each in numbers if isinstance(each, (int, float))))
+    return max(sizes, default=1.0)
 
 
 def _is_small(value: Any, limit: int) -> bool:
