@@ -52,8 +52,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tqdm import tqdm
 
 import sb3_spiking  # noqa: F401  (saved spiking agents name its policy)
-from sb3_spiking.checkpoint import FOLDER, MANIFEST
 from sb3_spiking.evaluation.agents import Agent
+from sb3_spiking.manifest import FOLDER, MANIFEST
 from sb3_spiking.sharing.zoo_files import read_environment
 
 matplotlib.use("agg")

@@ -27,17 +27,13 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_spiking.errors import AgentError
+from sb3_spiking.manifest import FOLDER, FORMAT, MANIFEST, NUMBERS, check_files, check_numbers, digest, read_manifest
 from sb3_spiking.replay_files import BUFFERS, ReplayFiles
 from sb3_spiking.sharing.archive import parse_json, read_agent
 
-FOLDER = "checkpoint"
-MANIFEST = "checkpoint.json"
-FORMAT = 1
 # Names of the files that belong to checkpoints, whole or not
 _OURS = re.compile(r"\.?(model-\d+\.zip|replay-\d+-\d+\.npz|checkpoint\.json)")
 
-_COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates", "_n_calls")
-_NUMBERS = (*_COUNTERS, "_current_progress_remaining", "exploration_rate")
 _EVALUATIONS = ("evaluations_timesteps", "evaluations_results", "evaluations_length", "evaluations_successes")
 
 
@@ -149,7 +145,8 @@ class Checkpoint(BaseCallback):
         manifest = {
             "format": FORMAT,
             "model": archive.name,
-            "numbers": {name: getattr(model, name) for name in _NUMBERS if hasattr(model, name)},
+            "digest": digest(archive),
+            "numbers": {name: getattr(model, name) for name in NUMBERS if hasattr(model, name)},
             "episodes": [dict(episode) for episode in model.ep_info_buffer or ()],
             "random": {
                 "python": random.getstate(),
@@ -221,20 +218,17 @@ def restore(model: BaseAlgorithm, folder: str | Path, checkpoint: Checkpoint) ->
     :raises AgentError: if there is no checkpoint, it is damaged, or of another training
     """
     folder = Path(folder)
-    file = folder / MANIFEST
-    if not file.is_file():
-        raise AgentError(f"{folder}: there is no checkpoint, no {MANIFEST} in it")
-    manifest = parse_json(file.read_bytes(), str(file))
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
     try:
-        if manifest["format"] != FORMAT:
-            raise ValueError(f"format {manifest['format']}, expected {FORMAT}")
         record = read_agent(folder / manifest["model"])
+        check_numbers(manifest, record.data, manifest["model"])
         model.policy.load_state_dict(record.parameters)
         if record.optimizer is not None:
             model.policy.optimizer.load_state_dict(record.optimizer)
         for name, value in manifest["numbers"].items():
-            if name not in _NUMBERS or not hasattr(model, name):
-                raise ValueError(f"a number {name!r}")
+            if not hasattr(model, name):
+                raise ValueError(f"a number {name!r}, which {type(model).__name__} does not have")
             setattr(model, name, value)
         if isinstance(model, OffPolicyAlgorithm):
             ReplayFiles(folder, model.replay_buffer).read(manifest["replay"])
@@ -246,7 +240,7 @@ def restore(model: BaseAlgorithm, folder: str | Path, checkpoint: Checkpoint) ->
     except AgentError:
         raise
     except Exception as error:  # damage shows in many ways
-        raise AgentError(f"{file}: damaged, or of another training: {type(error).__name__}: {error}") from error
+        raise AgentError(f"{folder / MANIFEST}: damaged, or of another training: {type(error).__name__}: {error}") from error
     checkpoint.folder, checkpoint.restored = folder, manifest
     return model.num_timesteps
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 
+from sb3_spiking.manifest import digest
 from sb3_spiking.replay import FrameStackReplayBuffer
 
 #: Replays whose rows are known
@@ -59,7 +60,7 @@ class ReplayFiles:
                 file.flush()
                 os.fsync(file.fileno())
             (self.folder / f".{name}").replace(self.folder / name)
-            self.parts = [*self.parts, {"file": name, "first": first, "count": count}]
+            self.parts = [*self.parts, {"file": name, "digest": digest(self.folder / name), "first": first, "count": count}]
             self.count = count
         self.parts = [part for part in self.parts if part["count"] > oldest]
         return {"parts": self.parts, "count": count, "kind": type(self.buffer).__name__}
@@ -74,12 +75,15 @@ class ReplayFiles:
         assert buffer is not None
         if replay["kind"] != type(buffer).__name__:
             raise ValueError(f"a replay of {replay['kind']}, expected {type(buffer).__name__}")
-        for part in replay["parts"]:
-            if Path(part["file"]).name != part["file"]:
-                raise ValueError(f"a file in another folder, {part['file']}")
+        parts, count = replay["parts"], replay["count"]
+        oldest = max(0, count - buffer.buffer_size - self._reach())
+        if parts and parts[0]["first"] > oldest:
+            raise ValueError(f"a replay of rows {parts[0]['first']} to {count}, expected those from {oldest} on")
+        if any(part["count"] - part["first"] > buffer.buffer_size + self._reach() + 1 for part in parts):
+            raise ValueError(f"a part of more rows than the replay has, {buffer.buffer_size}")
+        for part in parts:
             with np.load(self.folder / part["file"], allow_pickle=False) as arrays:
                 _set_rows(buffer, np.arange(part["first"], part["count"]), arrays)
-        count = replay["count"]
         buffer.pos, buffer.full = count % buffer.buffer_size, count >= buffer.buffer_size
         if isinstance(buffer, FrameStackReplayBuffer):
             buffer.frames.go_on_at(count)

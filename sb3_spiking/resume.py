@@ -22,11 +22,18 @@ from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
-from sb3_spiking.checkpoint import FOLDER, MANIFEST, Checkpoint, replace_file, restore
+from sb3_spiking.checkpoint import Checkpoint, replace_file, restore
 from sb3_spiking.errors import AgentError
 from sb3_spiking.evaluation import cli
-from sb3_spiking.sharing.archive import parse_json
+from sb3_spiking.manifest import FOLDER, MANIFEST, read_manifest
 from sb3_spiking.sharing.zoo_files import read_yaml
+
+# What RL Zoo's args.yml says that an experiment takes by the same name, and what is used of the rest
+_ARGUMENTS = (
+    *("n_timesteps", "eval_freq", "save_freq", "env_kwargs", "eval_env_kwargs", "seed", "log_interval"),
+    *("save_replay_buffer", "verbose", "n_eval_envs", "device", "tensorboard_log", "log_folder"),
+)
+_OURS = ("algo", "env", "eval_episodes", "vec_env", "progress", "gym_packages", "num_threads")
 
 
 class ResumedExperiment(ExperimentManager):
@@ -39,10 +46,6 @@ class ResumedExperiment(ExperimentManager):
     """
 
     def __init__(self, folder: Path, arguments: dict[str, Any], hyperparams: dict[str, Any]) -> None:
-        names = (
-            *("n_timesteps", "eval_freq", "save_freq", "env_kwargs", "eval_env_kwargs", "seed", "log_interval"),
-            *("save_replay_buffer", "verbose", "n_eval_envs", "device", "tensorboard_log", "log_folder"),
-        )
         super().__init__(
             argparse.Namespace(**arguments),
             arguments["algo"],
@@ -51,7 +54,7 @@ class ResumedExperiment(ExperimentManager):
             vec_env_type=arguments["vec_env"],
             show_progress=arguments["progress"],
             config=str(folder),
-            **{name: arguments[name] for name in names},
+            **{name: arguments[name] for name in _ARGUMENTS},
         )
         self._saved = hyperparams
         self.save_path = str(folder)
@@ -67,7 +70,7 @@ class ResumedExperiment(ExperimentManager):
 
     def learn(self, model: BaseAlgorithm) -> None:
         """The rest of the training."""
-        (checkpoint,) = [callback for callback in self.callbacks if isinstance(callback, Checkpoint)]
+        checkpoint = next(callback for callback in self.callbacks if isinstance(callback, Checkpoint))
         done = restore(model, Path(self.save_path) / FOLDER, checkpoint)
         rest = int(self.n_timesteps) - done
         print(f"{done} of {int(self.n_timesteps)} steps are done, {rest} to go")
@@ -88,7 +91,7 @@ def keep_monitor_files(folder: Path) -> None:
     :param folder: of the run
     """
     file = folder / FOLDER / MANIFEST
-    manifest = parse_json(file.read_bytes(), str(file))
+    manifest = read_manifest(file.parent)
     written, kept = manifest["monitors"], {}
     for monitor in folder.glob("*.monitor.csv"):
         if monitor.name not in written:
@@ -116,13 +119,22 @@ def resume(folder: Path) -> None:
             f"{folder / FOLDER}: there is no checkpoint; runs have one when they are trained with the callback "
             "sb3_spiking.Checkpoint and have come to its save_freq"
         )
+    read_manifest(folder / FOLDER)
     (file,) = arguments_files
     arguments, hyperparams = read_yaml(file), read_yaml(file.with_name("config.yml"))
-    for package in arguments["gym_packages"]:
-        importlib.import_module(package)
-    set_random_seed(arguments["seed"])
-    if arguments["num_threads"] > 0:
-        th.set_num_threads(arguments["num_threads"])
+    missing = [name for name in (*_ARGUMENTS, *_OURS) if name not in arguments]
+    if missing:
+        raise AgentError(f"{file}: not what RL Zoo writes: there is no {', '.join(missing)}")
+    if "Checkpoint" not in repr(hyperparams.get("callback")):
+        raise AgentError(f"{file.with_name('config.yml')}: there is no sb3_spiking.Checkpoint among the callbacks")
+    try:
+        for package in arguments["gym_packages"]:
+            importlib.import_module(package)
+        set_random_seed(arguments["seed"])
+        if arguments["num_threads"] > 0:
+            th.set_num_threads(arguments["num_threads"])
+    except Exception as error:  # numbers that are text, packages that are not there
+        raise AgentError(f"{file}: {type(error).__name__}: {error}") from error
     keep_monitor_files(folder)
     experiment = ResumedExperiment(folder, arguments, hyperparams)
     results = experiment.setup_experiment()

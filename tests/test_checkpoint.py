@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,8 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 import sb3_spiking
 from sb3_spiking import AgentError, Checkpoint, FrameStackReplayBuffer, restore
-from sb3_spiking.checkpoint import MANIFEST, replace_file
+from sb3_spiking.checkpoint import replace_file
+from sb3_spiking.manifest import MANIFEST
 
 
 def make_agent(train_freq=1, n_envs=1, **kwargs):
@@ -206,7 +208,7 @@ def test_terminals_stay_terminals(tmp_path):
     last = agent.replay_buffer.pos - 1
     agent.replay_buffer.dones[last] = [1, 0]
     agent.replay_buffer.timeouts[last] = [0, 0]
-    checkpoint._replay.parts = []
+    checkpoint._replay.parts, checkpoint._replay.count = [], 0
     checkpoint.save()
     other = make_agent(n_envs=2)
     restore(other, tmp_path / "c", Checkpoint(50, tmp_path / "c"))
@@ -327,6 +329,121 @@ def test_damage_is_named(tmp_path, damage):
         (tmp_path / "c" / manifest["model"]).unlink()
     with pytest.raises(AgentError, match=str(tmp_path / "c")):
         restore(agent, tmp_path / "c", Checkpoint())
+
+
+def changed(path, change):
+    manifest = json.loads((path / MANIFEST).read_text())
+    change(manifest)
+    (path / MANIFEST).write_text(json.dumps(manifest))
+
+
+def swap_parts(manifest):
+    first, second, *_ = manifest["replay"]["parts"]
+    first["file"], second["file"] = second["file"], first["file"]
+
+
+CHANGES = {
+    "parts swapped": (swap_parts, "damaged, or of another checkpoint"),
+    "a part left out": (lambda manifest: manifest["replay"]["parts"].pop(1), "replay: parts of rows"),
+    "the first part left out": (lambda m: m["replay"]["parts"].pop(0), "a replay of rows .* expected those from 0"),
+    "the last part left out": (lambda manifest: manifest["replay"]["parts"].pop(), "replay: parts of rows"),
+    "another count": (lambda manifest: manifest["replay"].update(count=7), "replay: parts of rows"),
+    "no replay": (lambda manifest: manifest.update(replay=None), "damaged, or of another training"),
+    "steps without end": (lambda m: m["numbers"].update(num_timesteps=10**12), "num_timesteps is 1000000000000, and 2.. in"),
+    "steps below zero": (lambda m: m["numbers"].update(num_timesteps=-1), "num_timesteps': -1"),
+    "steps in words": (lambda m: m["numbers"].update(num_timesteps="many"), "num_timesteps': 'many'"),
+    "exploration that is no number": (lambda m: m["numbers"].update(exploration_rate=float("nan")), "exploration_rate': nan"),
+    "another format": (lambda manifest: manifest.update(format=1), "format 1, expected 2"),
+    "no callbacks": (lambda manifest: manifest.pop("callbacks"), "callbacks: 'nothing'"),
+    "callbacks in words": (lambda manifest: manifest.update(callbacks=["x"]), "damaged"),
+    "calls in words": (lambda m: m["callbacks"][0].update(n_calls="x"), "callbacks: .*'n_calls': 'x'"),
+    "no monitors": (lambda manifest: manifest.pop("monitors"), "monitors: 'nothing'"),
+    "monitors in words": (lambda m: m.update(monitors={"0.monitor.csv": "x"}), "monitors: '0.monitor.csv': 'x'"),
+    "a monitor elsewhere": (lambda m: m.update(monitors={"../0.monitor.csv": 3}), "a file in another folder"),
+    "no random states": (lambda manifest: manifest.update(random={}), "damaged, or of another training"),
+    "an episode in words": (lambda manifest: manifest.update(episodes=["x"]), "damaged"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_manifest_that_does_not_fit_its_files(tmp_path, name):
+    make_agent().learn(200, callback=Checkpoint(50, tmp_path / "c"))
+    assert len(json.loads((tmp_path / "c" / MANIFEST).read_text())["replay"]["parts"]) >= 3
+    change, message = CHANGES[name]
+    changed(tmp_path / "c", change)
+    with pytest.raises(AgentError, match=f"{tmp_path / 'c'}.*{message}"):
+        restore(make_agent(), tmp_path / "c", Checkpoint())
+
+
+def test_files_of_another_run(tmp_path):
+    for name, seed in (("c", 3), ("other", 4)):
+        make_agent(seed=seed).learn(200, callback=Checkpoint(50, tmp_path / name))
+    manifest, other = (json.loads((tmp_path / name / MANIFEST).read_text()) for name in ("c", "other"))
+    for file, others in (
+        (manifest["model"], other["model"]),
+        (manifest["replay"]["parts"][1]["file"], other["replay"]["parts"][1]["file"]),
+    ):
+        shutil.copytree(tmp_path / "c", tmp_path / "mixed")
+        shutil.copy(tmp_path / "other" / others, tmp_path / "mixed" / file)
+        with pytest.raises(AgentError, match=f"{file}: damaged, or of another checkpoint"):
+            restore(make_agent(), tmp_path / "mixed", Checkpoint())
+        shutil.rmtree(tmp_path / "mixed")
+
+
+def rewritten(name, old=None, new=""):
+    """A change of a file of RL Zoo's: one text for another, or for everything."""
+
+    def change(run):
+        file = run / "CartPole-v1" / name
+        content = file.read_text()
+        assert old is None or old in content
+        file.write_text(new if old is None else content.replace(old, new))
+
+    return change
+
+
+RESUMED = {
+    "empty arguments": (rewritten("args.yml"), "args.yml: not what RL Zoo writes: .*algo"),
+    "no seed": (rewritten("args.yml", "- seed", "- other"), "args.yml: not what RL Zoo writes: .*seed"),
+    "a seed in words": (rewritten("args.yml", "\n    - 5\n", "\n    - five\n"), "args.yml: .*"),
+    "no Checkpoint": (
+        rewritten("config.yml", new="policy: sb3_spiking.SpikingPolicy\nn_timesteps: 50"),
+        "config.yml: there is no sb3_spiking.Checkpoint among the callbacks",
+    ),
+    "no configuration": (rewritten("config.yml"), "config.yml: there is no sb3_spiking.Checkpoint"),
+    "a manifest in words": (
+        lambda run: changed(run / "checkpoint", lambda manifest: manifest.update(monitors="x")),
+        "monitors: 'x'",
+    ),
+    "no callbacks": (
+        lambda run: changed(run / "checkpoint", lambda manifest: manifest.pop("callbacks")),
+        "callbacks: 'nothing'",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def run_of_rl_zoo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("zoo")
+    environment = {**os.environ, "PYTHONPATH": str(Path(sb3_spiking.__file__).parents[1])}
+    command = [sys.executable, "-m", *TRAIN.replace("-n 2000", "-n 300").split()]
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    return folder / "logs/dqn/CartPole-v1_1"
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_runs_that_cannot_go_on_take_one_line(run_of_rl_zoo, in_process, tmp_path, capsys, name):
+    run = shutil.copytree(run_of_rl_zoo, tmp_path / "CartPole-v1_1")
+    change, message = RESUMED[name]
+    change(run)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*.monitor.csv")}
+    with pytest.raises(SystemExit):
+        in_process("resume", str(run), tmp_path)
+    said = capsys.readouterr().err.splitlines()
+    assert re.search(message, said[-1])
+    assert said[-1].startswith("error: ")
+    assert not any("Traceback" in line for line in said)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*.monitor.csv")} == before
 
 
 TRAIN = (
