@@ -11,11 +11,10 @@ import os
 import sys
 
 
-def asks_for_spiking(arguments: list[str]) -> bool:
+def algorithm_asked_for(arguments: list[str]) -> str | None:
     """
     :param arguments: the whole command, as in ``sys.orig_argv``
-    :return: whether it is RL Zoo's ``train`` for a DQN with a log folder ``sb3_spiking`` and no ``-conf``; for another
-        algorithm there, it prints that this is not spiking
+    :return: the algorithm of RL Zoo's ``train`` with a log folder ``sb3_spiking`` and no ``-conf``, None for other commands
     """
     for position, argument in enumerate(arguments):
         is_module = argument == "rl_zoo3.train" and arguments[position - 1] == "-m"
@@ -24,7 +23,7 @@ def asks_for_spiking(arguments: list[str]) -> bool:
         if is_module or is_script or is_cli:
             break
     else:
-        return False
+        return None
     # The options as RL Zoo's own parser reads them; the others pass by
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--algo", default="ppo")
@@ -33,15 +32,13 @@ def asks_for_spiking(arguments: list[str]) -> bool:
     try:
         options, _ = parser.parse_known_args(arguments[position + 1 :])
     except SystemExit:  # a malformed command: RL Zoo's own message comes next
-        return False
+        return None
     folder = os.path.basename(os.path.normpath(options.log_folder))
-    asked = folder == "sb3_spiking" and options.conf_file is None
-    if asked and options.algo != "dqn":
-        print(f"sb3_spiking: --algo {options.algo} trains RL Zoo's ReLU network; spiking agents are trained with --algo dqn")
-    return asked and options.algo == "dqn"
+    return str(options.algo) if folder == "sb3_spiking" and options.conf_file is None else None
 
 
-if asks_for_spiking(sys.orig_argv):
+_algorithm = algorithm_asked_for(sys.orig_argv)
+if _algorithm == "dqn":
     try:
         from sb3_spiking.zoo import HYPERPARAMS_FILE
     except ImportError as error:
@@ -51,3 +48,5 @@ if asks_for_spiking(sys.orig_argv):
         ) from error
     print(f"sb3_spiking: training a spiking agent (-conf sb3_spiking added), hyperparameters from {HYPERPARAMS_FILE}")
     sys.argv += ["-conf", "sb3_spiking"]
+elif _algorithm is not None:
+    print(f"sb3_spiking: --algo {_algorithm} trains RL Zoo's ReLU network; spiking agents are trained with --algo dqn")

@@ -18,7 +18,8 @@ command and the hyperparameters, and what SpikeMonitor logged. A job that has th
 goes on from its checkpoint, if its callbacks have a Checkpoint, and starts over otherwise: the command can be stopped and
 repeated, and jobs that are in the repository are done.
 
-The score of a job is the mean over 100 new episodes of its best agent, by RL Zoo's evaluations during the training. Actions
+The score of a job is the mean over 100 new episodes of its best agent, by RL Zoo's evaluations during the training; what its
+last agent scores is kept beside it (``last_mean``). Actions
 are greedy, but in Atari, where whole games are played at the epsilon of the training, as in RL Zoo's evaluations: who waits
 for the ball of Breakout would wait for ever. The performance ratio is (score - random) / (score of the reference - random), Xu
 et al. 2026 (arXiv 2610.07808); its interval is a bootstrap over the seeds of each environment.
@@ -44,6 +45,7 @@ import numpy as np
 import pandas as pd
 import torch as th
 import yaml
+from huggingface_sb3.naming_schemes import EnvironmentName
 from machine import describe
 from rl_zoo3 import ALGOS
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -150,13 +152,15 @@ class TrainingList:
         algo = self.methods[job.method].get("algo", "dqn")
         trained = folder / algo / f"{job.env.replace('/', '-')}_1"
         logged = np.load(trained / "evaluations.npz")
-        model = ALGOS[algo].load(trained / "best_model.zip", device="cpu")
+        model, last = (
+            ALGOS[algo].load(trained / f"{name}.zip", device="cpu") for name in ("best_model", EnvironmentName(job.env))
+        )
         partial = folder / "result"
         partial.mkdir()
         (config,) = trained.glob("*/config.yml")
         shutil.copy(config, partial / "config.yml")
         with self._playing:
-            scores = self.play(job.env, model, partial)
+            scores, last_scores = (self.play(job.env, each, partial) for each in (model, last))
 
         evaluations = {"timesteps": logged["timesteps"], "mean": logged["results"].mean(1), "std": logged["results"].std(1)}
         pd.DataFrame(evaluations).round(3).to_csv(partial / "evaluations.csv", index=False)
@@ -164,6 +168,7 @@ class TrainingList:
         if not activity.empty:
             activity.to_csv(partial / "spikes.csv")
         score = {"mean": np.mean(scores), "std": np.std(scores), "max": np.max(scores), "train_seconds": seconds}
+        score |= {"last_mean": np.mean(last_scores), "last_std": np.std(last_scores)}
         pd.DataFrame([score]).round(3).to_csv(partial / "score.csv", index=False)
         shown = self.command(job, Path("logs"))
         (partial / "command.txt").write_text(shlex.join(["python", *shown]) + f"\n{describe()}\n")
@@ -251,8 +256,9 @@ def ratios(
     return float(np.mean(means)), (float(low), float(high)), len(means)
 
 
-def table(jobs: TrainingList, scores: pd.DataFrame) -> str:
-    """Markdown: a line for each method, a column for each environment."""
+def table(jobs: TrainingList, scores: pd.DataFrame, column: str = "mean") -> str:
+    """Markdown: a line for each method, a column for each environment; of the best agents, or ``last_mean``."""
+    scores = scores.dropna(subset=column).assign(mean=scores[column])
     environments = [env for env in jobs.environments if env in set(scores["env"])]
     random = {env: jobs.random_score(env) for env in environments}
     titles = [env.split("/")[-1] for env in environments]
@@ -350,6 +356,8 @@ def main() -> None:
     scores = jobs.scores()
     plot(jobs, jobs.results / "learning_curves.png")
     print(f"\n{describe()}\n\n{table(jobs, scores)}")
+    if "last_mean" in scores:
+        print(f"\nThe last agents of these trainings\n\n{table(jobs, scores, 'last_mean')}")
     print(f"\nSilent neurons of the last layer, early and late in the training\n\n{silence(jobs)}")
 
 

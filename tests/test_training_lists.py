@@ -61,6 +61,7 @@ def test_a_list_runs_and_what_is_finished_stays(training, tmp_path, monkeypatch,
         assert pd.read_csv(folder / "evaluations.csv")["timesteps"].tolist() == [500, 1000, 1500]
         score = pd.read_csv(folder / "score.csv").iloc[0]
         assert 5 < score["mean"] <= score["max"] <= 50
+        assert 5 < score["last_mean"] <= 50
         assert f"| {job} | {score['mean']:.2f} ({score['mean']:.2f}) |" in table
     spikes = pd.read_csv(results / "CartPole-v1_spiking_3/spikes.csv", index_col="timesteps")
     assert set(spikes) == {f"{name}/layer_1" for name in ("firing_rate", "silent_neurons", "saturated_neurons")}

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import sb3_spiking
 import sb3_spiking.liu2022
-from custom_envs import asks_for_spiking
+from custom_envs import algorithm_asked_for
 from sb3_spiking import SpikingPolicy
 from sb3_spiking.zoo import SEARCH_SPACE, convert_dqn_params, load_hyperparams, sample_dqn_params
 
@@ -183,14 +183,13 @@ def test_search_refuses_what_it_cannot_read_back():
     ],
 )
 def test_which_commands_train_a_spiking_agent(command, spiking):
-    assert asks_for_spiking(command.split()) is spiking
+    assert (algorithm_asked_for(command.split()) == "dqn") is spiking
 
 
-def test_another_algorithm_says_that_it_is_not_spiking(capsys):
-    asks_for_spiking("python -m rl_zoo3.train --algo ppo -f sb3_spiking".split())
-    assert capsys.readouterr().out.count("--algo ppo trains RL Zoo's ReLU network") == 1
-    asks_for_spiking("python -m rl_zoo3.train --algo ppo -f logs".split())
-    assert capsys.readouterr().out == ""
+@pytest.mark.parametrize(("folder", "lines"), [("sb3_spiking", 1), ("logs", 0)])
+def test_another_algorithm_says_that_it_is_not_spiking(tmp_path, folder, lines):
+    said = zoo("train", f"--algo ppo --env CartPole-v1 -n 1 --eval-freq -1 -f {folder}".split(), tmp_path)
+    assert said.count("sb3_spiking: --algo ppo trains RL Zoo's ReLU network") == lines
 
 
 def test_hyperparameters_are_new_at_every_call():
