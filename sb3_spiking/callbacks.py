@@ -59,16 +59,20 @@ class SpikeMonitor(BaseCallback):
     * ``silent_neurons/layer_i``: share of the neurons without any spike;
     * ``saturated_neurons/layer_i``: share of the neurons with a spike at every step.
 
-    A layer that is silent for ``patience`` batches in a row gets one warning. The batch is drawn without touching the random
+    A layer that is silent for ``patience`` batches in a row gets one warning, after the updates that a network may take to
+    wake up: that of Liu et al. 2022 is silent before the first one. The batch is drawn without touching the random
     generators of the training, so that a run is the same with and without this callback.
 
     :param log_freq: calls of ``env.step()`` between two batches, at least
     :param batch_size: observations in a batch
     :param patience: batches without any spike before the warning
+    :param min_updates: updates of an off-policy algorithm before a batch counts
     :param verbose: as of every callback
     """
 
-    def __init__(self, log_freq: int = 1000, batch_size: int = 32, patience: int = 10, verbose: int = 0) -> None:
+    def __init__(
+        self, log_freq: int = 1000, batch_size: int = 32, patience: int = 10, min_updates: int = 5000, verbose: int = 0
+    ) -> None:
         super().__init__(verbose)
         for name, value in (("log_freq", log_freq), ("batch_size", batch_size), ("patience", patience)):
             if value < 1:
@@ -76,6 +80,7 @@ class SpikeMonitor(BaseCallback):
         self.log_freq = log_freq
         self.batch_size = batch_size
         self.patience = patience
+        self.min_updates = min_updates
 
     def _init_callback(self) -> None:
         if not any(isinstance(module, Leaky) for module in self.model.policy.modules()):
@@ -108,18 +113,19 @@ class SpikeMonitor(BaseCallback):
         return obs_as_tensor(stored[tuple(rows)], self.model.device)
 
     def _log(self, layers: list[SpikeCounts]) -> None:
+        early = isinstance(self.model, OffPolicyAlgorithm) and self.model._n_updates < self.min_updates
         for number, (counts, steps) in enumerate(layers, start=1):
             name = f"layer_{number}"
             rate = counts.mean().item() / steps
             self.logger.record(f"firing_rate/{name}", rate)
             self.logger.record(f"silent_neurons/{name}", (counts == 0).float().mean().item())
             self.logger.record(f"saturated_neurons/{name}", (counts == steps).float().mean().item())
-            self._silent_batches[name] = 0 if rate > 0 else self._silent_batches.get(name, 0) + 1
+            self._silent_batches[name] = 0 if rate > 0 or early else self._silent_batches.get(name, 0) + 1
             if self._silent_batches[name] == self.patience:
                 self.logger.warn(
                     f"{name} of the spiking network has not fired once in {self.patience} batches in a row: what lies "
-                    "behind it sees nothing of the input. Larger currents (input_scale), a lower threshold, a higher "
-                    "beta or a shallower surrogate (slope) wake it up."
+                    "behind it sees nothing of the input. Larger currents (policy_kwargs: input_scale), "
+                    "normalization='potential' or a shallower surrogate (slope) wake it up."
                 )
 
 

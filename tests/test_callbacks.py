@@ -67,10 +67,14 @@ def test_logs_rate_silence_and_saturation():
 
 
 def test_a_silent_layer_gets_one_warning():
-    logger = monitored({"net_arch": [8, 8], "threshold": [1.0, 1e6]}, patience=5).logger
+    settings = {"net_arch": [8, 8], "threshold": [1.0, 1e6]}
+    logger = monitored(settings, patience=5, min_updates=60).logger
     assert logger.records["firing_rate/layer_2"] == [0.0] * 20
     (warning,) = logger.warnings
     assert warning.startswith("layer_2 of the spiking network has not fired once in 5 batches in a row")
+    # 400 steps are 87 updates, in the last 6 batches 60 or more: not enough, or too early to judge
+    assert not monitored(settings, patience=7, min_updates=60).logger.warnings
+    assert not monitored(settings, patience=5).logger.warnings
 
 
 def test_output_neurons_count_only_where_they_fire():
