@@ -208,10 +208,8 @@ def test_every_entry_names_what_exists_and_builds(module):
         for argument in ("optimizer_kwargs", "common_mode"):  # the policy's own
             kwargs.pop(argument, None)
         settings = sb3_spiking.SpikingSettings.resolve(**kwargs)
-        if env == "atari" or "NoFrameskip" in env:
-            expected = {**sb3_spiking.PRESETS["liu2022"]}
-            if module == "sb3_spiking":
-                expected |= {"spike_grad": "fast_sigmoid", "slope": 2}
+        if module == "sb3_spiking.liu2022":
+            expected = sb3_spiking.PRESETS["liu2022"]
             assert {name: getattr(settings, name) for name in expected} == expected
 
 
