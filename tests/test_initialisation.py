@@ -8,7 +8,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack
 
-import sb3_spiking.minatar  # noqa: F401
+import sb3_spiking.minatar
 from sb3_spiking import SpikingNatureCNN, SpikingPolicy
 from sb3_spiking.callbacks import spike_counts
 
@@ -54,3 +54,17 @@ def test_with_the_orthogonal_initialisation_of_ppo(played):
     policy = "MlpPolicy" if settings else "CnnPolicy"
     model = PPO(policy, env, policy_kwargs=body, n_steps=8, batch_size=8)
     assert all(0.001 < rate < 0.5 for rate in rates(model, seen))
+
+
+def test_the_atari_hyperparameters_fire_and_tell_observations_apart():
+    gym.register_envs(ale_py)
+    env = VecFrameStack(make_atari_env("BreakoutNoFrameskip-v4", 4, seed=0), 4)
+    env.action_space.seed(0)
+    seen = [env.reset(), *(env.step(np.array([env.action_space.sample() for _ in range(4)]))[0] for _ in range(20))]
+    settings = eval(sb3_spiking.hyperparams["atari"]["policy_kwargs"])
+    model = DQN(SpikingPolicy, env, policy_kwargs=settings, buffer_size=1, seed=0)
+    assert len(rates(model, np.concatenate(seen)[::4])) == 4
+    assert min(rates(model, np.concatenate(seen)[::4])) > 0.02
+    inputs, _ = model.policy.obs_to_tensor(np.concatenate(seen)[::4])
+    assert model.q_net(inputs).std(dim=0).min() > 1e-4
+    env.close()
