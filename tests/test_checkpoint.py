@@ -331,6 +331,12 @@ def test_damage_is_named(tmp_path, damage):
         restore(agent, tmp_path / "c", Checkpoint())
 
 
+def test_a_training_that_ends_behind_its_last_step_can_be_restored(tmp_path):
+    make_agent(n_envs=3).learn(200, callback=Checkpoint(50, tmp_path / "c"))  # 201 steps
+    assert json.loads((tmp_path / "c" / MANIFEST).read_text())["numbers"]["_current_progress_remaining"] < 0
+    assert restore(make_agent(n_envs=3), tmp_path / "c", Checkpoint()) == 201
+
+
 def changed(path, change):
     manifest = json.loads((path / MANIFEST).read_text())
     change(manifest)
