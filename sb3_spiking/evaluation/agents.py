@@ -114,9 +114,8 @@ class Agent:
         """
         env = self.make_env()
         try:
-            spaces = (env.action_space, self.model.action_space)
-            if type(spaces[0]) is not type(spaces[1]) or spaces[0].shape != spaces[1].shape or _count(*spaces):
-                raise ValueError(f"its actions are {spaces[0]}, those of the agent {spaces[1]}")
+            if _kind(env.action_space) != _kind(self.model.action_space):
+                raise ValueError(f"its actions are {env.action_space}, those of the agent {self.model.action_space}")
             observation: Any = env.reset()
             actions, _ = self.model.predict(observation, deterministic=True)
             env.step(np.asarray(actions))
@@ -127,9 +126,9 @@ class Agent:
             env.close()
 
 
-def _count(first: gym.Space, second: gym.Space) -> bool:
-    """Whether two spaces have different numbers of choices."""
-    return getattr(first, "n", None) != getattr(second, "n", None)
+def _kind(space: gym.Space) -> tuple[Any, ...]:
+    """What two spaces of actions have in common that mean the same: bounds may be rounded."""
+    return type(space), space.shape, getattr(space, "n", None)
 
 
 def _whole_games(wrapper: Any) -> Any:
