@@ -1,14 +1,20 @@
 """
-Steps per second of DQN.learn on Breakout and CartPole, with spiking and ReLU policies and the same training: environment,
-replay, acting and updates together.
+Steps per second of DQN.learn, spiking beside ReLU networks of the same shape with the same training: environment, replay,
+acting and updates together.
 
     python benchmarks/learn_speed.py
+    python benchmarks/learn_speed.py --input-scale 8  # the defaults, firing more
 
-The paper's network starts out silent (docs/learning.md); here its weights are scaled so that every layer fires in about a
-tenth of the steps on noise, and the learning rate is 0, so that it stays so.
+CartPole and Breakout have two layers of 256 and the paper's network, an update of 32 samples every 4 steps and as many
+simulation steps as ``--num-steps`` says. The paper's network starts out silent (docs/learning.md); here its weights are scaled
+so that every layer fires in about a tenth of the steps on noise. The others are trained exactly as ``-f sb3_spiking`` trains
+them. The learning rate is 0, so that all of them go on firing as at the start.
 """
 
 import argparse
+import contextlib
+import os
+import tempfile
 import time
 from typing import Any
 
@@ -17,22 +23,37 @@ import gymnasium as gym
 import peers
 import torch as th
 from machine import describe
+from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 from tqdm import tqdm
 
-from sb3_spiking import FrameStackReplayBuffer, SpikingPolicy
+import sb3_spiking.minatar  # noqa: F401  (registers its games)
+from sb3_spiking import FrameStackReplayBuffer, ReluExtractor, SpikingPolicy
+from sb3_spiking.callbacks import spike_counts
+from sb3_spiking.relu import SHAPE_SETTINGS
+from sb3_spiking.zoo import HYPERPARAMS_FILE
 
 TRAINING = {"learning_starts": 100, "train_freq": 4, "batch_size": 32, "buffer_size": 10_000, "learning_rate": 0.0}
+SIZE = [256, 256]
+# What a training has before it learns, shortened
+SHORT = {"learning_starts": 100, "buffer_size": 10_000, "learning_rate": 0.0, "callback": None}
+DEFAULTS = ("CartPole-v1", "MinAtar/Breakout-v1", "BreakoutNoFrameskip-v4")
 
 
-def make(game: str, num_steps: int | None, device: str) -> DQN:
+def relu_like(settings: Any) -> dict[str, Any]:
+    """Arguments of an SB3 policy with the ReLU network of the shape of a spiking one."""
+    shape = {name: value for name in SHAPE_SETTINGS if (value := getattr(settings, name)) is not None}
+    return {"features_extractor_class": ReluExtractor, "features_extractor_kwargs": shape, "net_arch": []}
+
+
+def with_steps(game: str, num_steps: int | None, device: str) -> DQN:
     """
     :param game: ``Breakout`` or ``CartPole``
-    :param num_steps: simulation steps of a window, None for SB3's ReLU policy
+    :param num_steps: simulation steps of a window, None for ReLU
     :param device: of the networks
-    :return: a DQN past its first update
+    :return: a DQN
     """
     env: VecEnv | str = "CartPole-v1"
     arguments: dict[str, Any] = {**TRAINING, "device": device, "seed": 0}
@@ -40,43 +61,101 @@ def make(game: str, num_steps: int | None, device: str) -> DQN:
         env = VecFrameStack(make_atari_env("BreakoutNoFrameskip-v4", seed=0), 4)
         arguments["replay_buffer_class"] = FrameStackReplayBuffer
     if num_steps is None:
-        model = DQN("CnnPolicy" if game == "Breakout" else "MlpPolicy", env, **arguments)
-    else:
-        settings = {"preset": "liu2022"} if game == "Breakout" else {}
-        model = DQN(SpikingPolicy, env, policy_kwargs={"num_steps": num_steps, **settings}, **arguments)
         if game == "Breakout":
-            state = peers.spiking_policy(num_steps).state_dict()
-            model.policy.load_state_dict(state, strict=False)
-    model.learn(200)
+            return DQN("CnnPolicy", env, **arguments)
+        return DQN("MlpPolicy", env, policy_kwargs={"net_arch": SIZE}, **arguments)
+    settings: dict[str, Any] = {"preset": "liu2022"} if game == "Breakout" else {"net_arch": SIZE}
+    model = DQN(SpikingPolicy, env, policy_kwargs={"num_steps": num_steps, **settings}, **arguments)
+    if game == "Breakout":
+        model.policy.load_state_dict(peers.spiking_policy(num_steps).state_dict(), strict=False)
     return model
+
+
+def default(env: str, spiking: bool, device: str, input_scale: float | None) -> DQN:
+    """
+    :param env: name of the environment
+    :param spiking: whether the network spikes
+    :param device: of the networks
+    :param input_scale: of the neurons, None for the default
+    :return: a DQN as ``-f sb3_spiking`` trains it
+    """
+
+    def manager(hyperparams: dict[str, Any]) -> ExperimentManager:
+        arguments = argparse.Namespace(env=env, algo="dqn")
+        return ExperimentManager(
+            arguments, "dqn", env, folder, n_timesteps=1000, eval_freq=-1, hyperparams={**SHORT, **hyperparams}, verbose=0,
+            device=device, config=str(HYPERPARAMS_FILE),
+        )  # fmt: skip
+
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        experiment = manager({}).setup_experiment()
+        assert experiment is not None
+        model = experiment[0]
+        assert isinstance(model, DQN)
+        assert isinstance(model.policy, SpikingPolicy)
+        policy_kwargs = {**model.policy_kwargs}
+        settings = model.policy.settings
+        hyperparams: dict[str, Any] = {}
+        if not spiking:
+            optimizer = {"optimizer_kwargs": policy_kwargs.get("optimizer_kwargs", {})}
+            hyperparams = {"policy": "MlpPolicy", "policy_kwargs": {**relu_like(settings), **optimizer}}
+        elif input_scale is not None:
+            hyperparams = {"policy_kwargs": {**policy_kwargs, "input_scale": input_scale}}
+        if hyperparams:
+            experiment = manager(hyperparams).setup_experiment()
+            assert experiment is not None
+            model = experiment[0]
+    assert isinstance(model, DQN)
+    return model
+
+
+def firing_rate(model: DQN) -> str:
+    """Mean over the layers of the share of simulation steps in which a neuron fires, on stored observations."""
+    if not isinstance(model.policy, SpikingPolicy):
+        return ""
+    assert model.replay_buffer is not None
+    layers = spike_counts(model.policy, model.replay_buffer.sample(32).observations)
+    rates = [float(layer.counts.mean()) / layer.steps for layer in layers]
+    return f"{sum(rates) / len(rates):.0%}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200, help="steps of a turn")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds in which each policy has its turn")
-    parser.add_argument("--num-steps", type=int, nargs="+", default=[8, 64])
+    parser.add_argument("--steps", type=int, default=512, help="steps of a turn")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds in which each network has its turn")
+    parser.add_argument("--num-steps", type=int, nargs="*", default=[8, 64])
+    parser.add_argument("--input-scale", type=float, help="of the neurons of the defaults")
+    parser.add_argument("--games", nargs="+", default=["CartPole", "Breakout", *DEFAULTS], help="which of the five")
     parser.add_argument("--num-threads", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     args = parser.parse_args()
 
     gym.register_envs(ale_py)
     th.set_num_threads(args.num_threads)
-    policies: list[int | None] = [None, *args.num_steps]
-    models = {(game, steps): make(game, steps, args.device) for game in ("Breakout", "CartPole") for steps in policies}
-    rates: dict[tuple[str, int | None], list[float]] = {name: [] for name in models}
+    models: dict[tuple[str, str], DQN] = {}
+    for game in args.games:
+        if game in DEFAULTS:
+            for name, spiking in (("ReLU", False), ("`-f sb3_spiking`", True)):
+                models[game, name] = default(game, spiking, args.device, args.input_scale)
+        else:
+            for num_steps in (None, *args.num_steps):
+                name = "ReLU" if num_steps is None else f"spiking, T = {num_steps}"
+                models[game, name] = with_steps(game, num_steps, args.device)
+    rates: dict[tuple[str, str], list[float]] = {name: [] for name in models}
+    for model in models.values():
+        model.learn(400)
     for _ in tqdm(range(args.repeats)):
-        for name, model in models.items():
-            start = time.perf_counter()
+        for key, model in models.items():
+            before, start = model.num_timesteps, time.perf_counter()
             model.learn(args.steps, reset_num_timesteps=False)
-            rates[name].append(args.steps / (time.perf_counter() - start))
+            rates[key].append((model.num_timesteps - before) / (time.perf_counter() - start))
     print(f"\n{describe()}; {args.device}, {args.num_threads} threads")
-    print(f"medians of {args.repeats} interleaved rounds of {args.steps} steps; an update of a batch of 32 every 4 steps\n")
-    print("| environment | policy | steps per second | of the ReLU policy |")
-    print("|---|---|--:|--:|")
-    for (game, steps), each in rates.items():
-        median, relu = sorted(each)[len(each) // 2], sorted(rates[game, None])[len(each) // 2]
-        print(f"| {game} | {'ReLU' if steps is None else f'spiking, T = {steps}'} | {median:.0f} | {median / relu:.2f} |")
+    print(f"medians of {args.repeats} interleaved rounds of {args.steps} steps\n")
+    print("| environment | network | fires | steps per second | of ReLU |")
+    print("|---|---|--:|--:|--:|")
+    for (game, name), each in rates.items():
+        median, relu = (sorted(rates[key])[len(each) // 2] for key in ((game, name), (game, "ReLU")))
+        print(f"| {game} | {name} | {firing_rate(models[game, name])} | {median:.0f} | {median / relu:.2f} |")
 
 
 if __name__ == "__main__":

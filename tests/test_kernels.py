@@ -176,6 +176,25 @@ def test_what_is_not_a_spike_is_not_taken_for_one(value):
     assert events.pack(window) is None
 
 
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("rate", [0.05, 0.5])
+@pytest.mark.parametrize("rows", [(2, 8), (4, 40)])
+def test_linear_layers_by_what_is_fastest_here(monkeypatch, rows, rate, wide):
+    monkeypatch.setattr(kernels, "_WIDE_VECTORS", wide)
+    kernels._backend("events", checks.events, th.float64, True)
+    calls = []
+    convolution = events.convolution
+    monkeypatch.setattr(events, "convolution", lambda *args: calls.append(1) or convolution(*args))
+    window = (th.rand(*rows, 16, 3, 2) < rate).double().requires_grad_()
+    weight, bias = (th.randn(*shape, dtype=th.float64, requires_grad=True) for shape in ((20, 16, 3, 2), (20,)))
+    currents = kernels.convolution(window, weight, bias, 1)
+    assert len(calls) == (rate < 0.3 and not wide and rows == (4, 40))
+    expected = F.linear(window.flatten(2), weight.flatten(1), bias)
+    results, expecteds = (th.autograd.grad(each.square().sum(), (window, weight, bias)) for each in (currents, expected))
+    for result, expected_result in zip((currents.flatten(2), *results), (expected, *expecteds), strict=True):
+        th.testing.assert_close(result, expected_result)
+
+
 @pytest.mark.parametrize(("rate", "spikes"), [(0.05, True), (0.05, False), (0.5, True)])
 def test_few_spikes_go_event_by_event(monkeypatch, rate, spikes):
     kernels._backend("events", checks.events, th.float32, True)  # its check is a call too
@@ -185,7 +204,7 @@ def test_few_spikes_go_event_by_event(monkeypatch, rate, spikes):
     window = (th.rand(8, 8, 16, 8, 8) < rate).float() * (1.0 if spikes else 0.5)
     weight = th.randn(16, 16, 3, 3)
     currents = kernels.convolution(window, weight, None, 1)
-    assert len(calls) == (rate < 0.2 and spikes)
+    assert len(calls) == (rate < 0.3 and spikes)
     expected = F.conv2d(window.flatten(0, 1), weight).unflatten(0, (8, 8))
     th.testing.assert_close(currents, expected, rtol=1e-4, atol=1e-4)
 
@@ -299,7 +318,7 @@ def one_after_another(layers, window):
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("delay", [False, True])
 def test_layers_without_gradients(monkeypatch, delay, network, reset):
-    monkeypatch.setattr(kernels, "_EVENTS_BELOW_RATE", 1.1)
+    monkeypatch.setattr(kernels, "_INFERENCE_BELOW_RATE", 1.1)
     for seed, (num_steps, samples) in enumerate(((1, 3), (6, 1), (13, 5))):
         th.manual_seed(seed)
         layers = layers_of(*network, reset, th.float64, delay=delay)
@@ -686,7 +705,7 @@ th.set_num_threads(2)
 from sb3_spiking.snn import Leaky, kernels
 from sb3_spiking.snn.kernels import checks, cpu, events, inference, threads
 assert threads._parallel is threads._parallel_by_pool
-threads.GRAIN = 1
+threads.GRAIN = threads._GRAIN_OF_PYTHON = 1
 checks.leaky(cpu, "cpu", th.float32, Leaky(beta=0.5).spike_grad, "zero", True, False, False, False, True)
 checks.events(events, th.float32, True)
 checks.inference(inference, th.float32)

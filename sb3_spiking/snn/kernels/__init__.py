@@ -36,11 +36,15 @@ _NEEDS = {"cpu": "Numba", "events": "Numba", "inference": "Numba", "cuda": "Trit
 # The numbers that there are kernels of neurons for, by device
 _LEAKY_DTYPES = {"cpu": (th.float32, th.float64), "cuda": (th.float32, th.float64, th.float16, th.bfloat16)}
 
-# Event by event, a multiplication takes several times as long as in a dense convolution: it pays while fewer than this share
-# of the neurons fire, and where each weight is used at more than this number of places, since the weights must be put in
-# another order first. See docs/speed.md.
-_EVENTS_BELOW_RATE = 0.2
+# Event by event, a multiplication takes longer than in a dense convolution: it pays while fewer than this share of the neurons
+# fire, and where each weight is used at more than this number of places, since the weights must be put in another order first.
+# Without gradients it saves the windows of numbers too. See docs/speed.md.
+_EVENTS_BELOW_RATE = 0.3
+_INFERENCE_BELOW_RATE = 0.5
 _EVENTS_ABOVE_PLACES = 100
+# Vectors of 512 bits make matrix products so fast that in a linear layer with gradients events never pay. Elsewhere, measured
+# on AMD processors, oneDNN's convolutions are faster than MKL's matrix products for more than this number of rows.
+_WIDE_VECTORS = th.backends.cpu.get_cpu_capability() == "AVX512"
 _ROWS_FOR_MKL = 32
 
 
@@ -144,20 +148,21 @@ def convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, st
     :return: shape (T, B, O, OH, OW)
     """
     plain = _plain(window) and window.dtype == weight.dtype
+    linear = window.shape[2:] == weight.shape[1:]
     lines, columns = ((size - kernel) // stride + 1 for size, kernel in zip(window.shape[3:], weight.shape[2:], strict=True))
-    if plain and window.shape[0] > 1 and window.shape[:2].numel() * lines * columns > _EVENTS_ABOVE_PLACES:
+    places = window.shape[:2].numel() * lines * columns
+    if plain and window.shape[0] > 1 and places > _EVENTS_ABOVE_PLACES and not (linear and _WIDE_VECTORS):
         events = _backend("events", checks.events, window.dtype, th.is_grad_enabled())
         packed = None if events is None else events.pack(window)
         if events is not None and packed is not None and packed.spikes < _EVENTS_BELOW_RATE * window.numel():
             currents: th.Tensor = events.convolution(window, weight, bias, stride, packed)
             return currents
     images = window.flatten(0, 1)
-    if images.shape[1:] != weight.shape[1:]:
+    if not linear:
         images = images.contiguous(memory_format=th.channels_last)
         return F.conv2d(images, weight, bias, stride).unflatten(0, window.shape[:2])
-    # A linear layer. For many rows oneDNN's convolutions are faster than MKL's matrix products, for few the other way round.
     inputs, matrix = images.flatten(1), weight.flatten(1)
-    if plain and len(inputs) > _ROWS_FOR_MKL and th.backends.mkldnn.is_available():
+    if plain and not _WIDE_VECTORS and len(inputs) > _ROWS_FOR_MKL and th.backends.mkldnn.is_available():
         outputs = F.conv2d(inputs[None, None].permute(0, 3, 1, 2), matrix[:, :, None, None], bias).permute(0, 2, 3, 1)
     else:
         outputs = F.linear(inputs, matrix, bias)
@@ -177,7 +182,7 @@ def infer(window: th.Tensor, num_steps: int, layers: Iterable[Layer]) -> tuple[t
         backend = _backend("inference", checks.inference, window.dtype)
         plans = [] if backend is None else list(layers)
         if backend is not None and all(layer.weight.dtype == window.dtype for layer in plans):
-            result: tuple[th.Tensor, int] = backend.spikes(window[0], num_steps, plans, _EVENTS_BELOW_RATE)
+            result: tuple[th.Tensor, int] = backend.spikes(window[0], num_steps, plans, _INFERENCE_BELOW_RATE)
             return result
     return window, 0
 

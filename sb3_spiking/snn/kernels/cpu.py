@@ -16,8 +16,8 @@ from sb3_spiking.snn.surrogates import Surrogate
 # Neurons of a block: the row of a step stays in the fastest cache, a backward window in the next
 _BLOCK = 2048
 
-_ZERO_LATER, _ZERO_NOW = RESETS["zero", True], RESETS["zero", False]
-_SUBTRACT_LATER, SUBTRACT_NOW = RESETS["subtract", True], RESETS["subtract", False]
+ZERO_LATER, ZERO_NOW = RESETS["zero", True], RESETS["zero", False]
+SUBTRACT_LATER, SUBTRACT_NOW = RESETS["subtract", True], RESETS["subtract", False]
 
 _FAST_SIGMOID, _ATAN, _SIGMOID, _SFS, _SPIKE_RATE_ESCAPE, _TRIANGULAR, _HEAVISIDE = (
     SURROGATES[name] for name in ("fast_sigmoid", "atan", "sigmoid", "SFS", "spike_rate_escape", "triangular", "heaviside")
@@ -28,16 +28,16 @@ _FAST_SIGMOID, _ATAN, _SIGMOID, _SFS, _SPIKE_RATE_ESCAPE, _TRIANGULAR, _HEAVISID
 
 
 @kernel
-def charge(current, beta, threshold, scale, reset, before, charged):
+def _charge(current, beta, threshold, scale, reset, before, charged):
     """
     A step's membranes before an immediate reset, the equations of the reference. before: those after the last step, but for
     the reset to zero that is due where they are above the threshold, immediate or delayed.
     """
     zero = before.dtype.type(0)
-    if reset == _ZERO_LATER or reset == _ZERO_NOW:
+    if reset == ZERO_LATER or reset == ZERO_NOW:
         for i in range(before.size):
             charged[i] = beta * (zero if before[i] > threshold else before[i]) + current[i] * scale
-    elif reset == _SUBTRACT_LATER or reset == SUBTRACT_NOW:
+    elif reset == SUBTRACT_LATER or reset == SUBTRACT_NOW:
         for i in range(before.size):
             charged[i] = beta * before[i] + current[i] * scale - (threshold if before[i] > threshold else zero)
     else:
@@ -46,7 +46,7 @@ def charge(current, beta, threshold, scale, reset, before, charged):
 
 
 @kernel
-def subtract(threshold, before, charged, after):
+def _subtract(threshold, before, charged, after):
     """Membranes after an immediate subtraction."""
     zero, one = before.dtype.type(0), before.dtype.type(1)
     for i in range(before.size):
@@ -67,7 +67,7 @@ def _membranes(threshold, reset, charged, row):
     """Membranes after a step, which an immediate subtraction has already reduced."""
     zero = row.dtype.type(0)
     for i in range(row.size):
-        row[i] = zero if reset == _ZERO_NOW and charged[i] > threshold else charged[i]
+        row[i] = zero if reset == ZERO_NOW and charged[i] > threshold else charged[i]
 
 
 @kernel
@@ -80,11 +80,11 @@ def _forward(first, last, currents, beta, threshold, scale, reset, membranes, ou
         before, charged = scratch[0, : stop - start], scratch[1, : stop - start]
         before[:] = 0
         for t in range(out.shape[0]):
-            charge(currents[t * step, start:stop], beta, threshold, scale, reset, before, charged)
+            _charge(currents[t * step, start:stop], beta, threshold, scale, reset, before, charged)
             if not membranes:
                 _spikes(threshold, charged, out[t, start:stop])
             if reset == SUBTRACT_NOW:
-                subtract(threshold, before, charged, charged)
+                _subtract(threshold, before, charged, charged)
             if membranes:
                 _membranes(threshold, reset, charged, out[t, start:stop])
             before, charged = charged, before
@@ -133,15 +133,15 @@ def _learn(threshold, reset, charged, before, gradient, slopes, carry, onto_beta
     for i in range(charged.size):
         fired, due = charged[i] > threshold, before[i] > threshold
         onto_spike = gradient[i]
-        if reset == _ZERO_NOW:
+        if reset == ZERO_NOW:
             onto_spike -= carry[i] * charged[i]
         elif reset == SUBTRACT_NOW:
             onto_spike -= carry[i] * threshold
         onto_spike *= slopes[i]
-        onto_charged = onto_spike + (zero if reset == _ZERO_NOW and fired else carry[i])
-        onto_beta[i] += onto_charged * (zero if (reset == _ZERO_NOW or reset == _ZERO_LATER) and due else before[i])
+        onto_charged = onto_spike + (zero if reset == ZERO_NOW and fired else carry[i])
+        onto_beta[i] += onto_charged * (zero if (reset == ZERO_NOW or reset == ZERO_LATER) and due else before[i])
         onto_threshold[i] -= onto_spike
-        if reset == _SUBTRACT_LATER or reset == SUBTRACT_NOW:
+        if reset == SUBTRACT_LATER or reset == SUBTRACT_NOW:
             onto_threshold[i] -= onto_charged if due else zero
         if reset == SUBTRACT_NOW:
             onto_threshold[i] -= carry[i] * (fired - due)
@@ -154,13 +154,13 @@ def _step_back(beta, threshold, scale, reset, charged, before, gradient, slopes,
     gradient: of the spikes.
     """
     zero, one = charged.dtype.type(0), charged.dtype.type(1)
-    if reset == _ZERO_NOW:
+    if reset == ZERO_NOW:
         for i in range(charged.size):
             silent = zero if charged[i] > threshold else one
             onto_charged = carry[i] * silent + (gradient[i] - carry[i] * charged[i]) * slopes[i]
             row[i] = onto_charged * scale
             carry[i] = beta * onto_charged
-    elif reset == _ZERO_LATER:
+    elif reset == ZERO_LATER:
         for i in range(charged.size):
             silent = zero if before[i] > threshold else one
             onto_charged = carry[i] + gradient[i] * slopes[i]
@@ -204,9 +204,9 @@ def _backward(first, last, currents, beta, threshold, scale, reset, surrogate, s
         after = reduced if reset == SUBTRACT_NOW else window
         for t in range(num_steps):
             before = nothing if t == 0 else after[t - 1, :size]
-            charge(currents[t * step, start:stop], beta, threshold, scale, reset, before, window[t, :size])
+            _charge(currents[t * step, start:stop], beta, threshold, scale, reset, before, window[t, :size])
             if reset == SUBTRACT_NOW:
-                subtract(threshold, before, window[t, :size], reduced[t, :size])
+                _subtract(threshold, before, window[t, :size], reduced[t, :size])
         carry[:] = 0
         for t in range(num_steps - 1, -1, -1):
             charged, gradient = window[t, :size], grad[t, start:stop]

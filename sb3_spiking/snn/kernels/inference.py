@@ -16,71 +16,91 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
-from sb3_spiking.snn.kernels.cpu import SUBTRACT_NOW, charge, subtract
+from sb3_spiking.snn.kernels.cpu import SUBTRACT_LATER, SUBTRACT_NOW, ZERO_LATER, ZERO_NOW
 from sb3_spiking.snn.kernels.dense import vector_pointer
 from sb3_spiking.snn.kernels.dynamics import RESETS, Layer
-from sb3_spiking.snn.kernels.events import gather, lanes_for, ones, unpack
+from sb3_spiking.snn.kernels.events import gather, lanes_for, unpack
 from sb3_spiking.snn.kernels.threads import GRAIN, in_parallel, kernel, run
 
 # Outputs of a dense convolution, and positions, whose sums are held in registers: twelve of the sixteen of AVX2
 _FEW_LANES = 16
 _POSITIONS = 6
+# The weights of a block of outputs stay in the cache: at most these bytes
+_BLOCK_BYTES = 500_000
 # Samples that share ordered weights: as many as have at most this number of spikes
 _EVENTS_AT_ONCE = 10_000_000
 
 
 @intrinsic
-def _above_16(context, numbers, at, threshold):
-    """Bits of 16 numbers that are above the threshold."""
+def _fire_16(context, currents, at, step, neuron, words, place, next_step, num_steps):
+    """
+    A window of 16 neurons, whose membranes stay in registers, by the equations of :func:`~.cpu.charge` and
+    :func:`~.cpu.subtract`. Their currents are at ``at``, after a step at ``at + step`` and so on; their bits go to ``place``
+    of ``words``, 16 each, ``place + next_step`` and so on. neuron: beta, threshold, scale, reset. Returns the spikes.
+    """
+    size = types.intp
+    signature = types.intp(currents, size, size, neuron, words, size, size, size)
 
     def generate(context, builder, signature, arguments):
-        numbers, at, threshold = arguments
-        pointer, align = vector_pointer(context, builder, signature, 0, numbers, at, 16)
-        values, index = builder.load(pointer, align=align), ir.IntType(32)
-        undefined = ir.Constant(values.type, ir.Undefined)
+        currents, at, step, neuron, words, place, next_step, num_steps = arguments
+        number = context.get_data_type(signature.args[0].dtype)
+        vector, index = ir.VectorType(number, 16), ir.IntType(32)
+        nothing, undefined = ir.Constant(vector, [0.0] * 16), ir.Constant(vector, ir.Undefined)
         everywhere = ir.Constant(ir.VectorType(index, 16), [0] * 16)
-        limit = builder.shuffle_vector(builder.insert_element(undefined, threshold, index(0)), undefined, everywhere)
-        above = builder.fcmp_ordered(">", values, limit)
-        return builder.zext(builder.bitcast(above, ir.IntType(16)), ir.IntType(64))
 
-    return types.uint64(numbers, types.intp, threshold), generate
+        def splat(value):
+            return builder.shuffle_vector(builder.insert_element(undefined, value, index(0)), undefined, everywhere)
+
+        beta, threshold, scale, reset = cgutils.unpack_tuple(builder, neuron)
+        beta, threshold, scale = splat(beta), splat(threshold), splat(scale)
+        is_reset = [builder.icmp_signed("==", reset, reset.type(code)) for code in range(len(set(RESETS.values())))]
+        to_zero = builder.or_(is_reset[ZERO_LATER], is_reset[ZERO_NOW])
+        # What is kept of a membrane that is due for a reset to zero, and what is taken from one due for a subtraction
+        reduced = builder.select(builder.or_(is_reset[SUBTRACT_LATER], is_reset[SUBTRACT_NOW]), threshold, nothing)
+        table = builder.bitcast(
+            arrayobj.make_array(signature.args[4])(context, builder, words).data, ir.IntType(16).as_pointer()
+        )
+        membranes, count = cgutils.alloca_once_value(builder, nothing), cgutils.alloca_once_value(builder, at.type(0))
+        with cgutils.for_range(builder, num_steps, intp=at.type) as loop:
+            offset = builder.add(at, builder.mul(loop.index, step))
+            pointer, align = vector_pointer(context, builder, signature, 0, currents, offset, 16)
+            before = builder.load(membranes)
+            due = builder.fcmp_ordered(">", before, threshold)
+            kept = builder.select(due, builder.select(to_zero, nothing, before), before)
+            current = builder.fmul(builder.load(pointer, align=align), scale)
+            charged = builder.fadd(builder.fmul(beta, kept), current)
+            charged = builder.fsub(charged, builder.select(due, reduced, nothing))
+            fired = builder.fcmp_ordered(">", charged, threshold)
+            bits = builder.bitcast(fired, ir.IntType(16))
+            to = builder.gep(table, [builder.add(place, builder.mul(loop.index, next_step))])
+            builder.store(bits, to)
+            spikes = builder.zext(builder.ctpop(bits), at.type)
+            builder.store(builder.add(builder.load(count), spikes), count)
+            one = ir.Constant(vector, [1.0] * 16)
+            change = builder.fsub(builder.select(fired, one, nothing), builder.select(due, one, nothing))
+            after = builder.fsub(charged, builder.fmul(change, threshold))
+            builder.store(builder.select(is_reset[SUBTRACT_NOW], after, charged), membranes)
+        return builder.load(count)
+
+    return signature, generate
 
 
 @kernel
-def _bits(threshold, charged, lanes, channel, words):
+def _fire(currents, plan, output, words, pixel):
     """
-    Set the bits of the neurons that fire in one step, and count them. charged: membranes, (pixels * lanes,), lanes a multiple
-    of 16; words: (pixels, words of a pixel), the first lane is ``channel``.
-    """
-    count = np.int64(0)
-    for pixel in range(words.shape[0]):
-        for lane in range(0, lanes, 16):
-            bits = _above_16(charged, pixel * lanes + lane, threshold)
-            at = channel + lane
-            words[pixel, at // 64] |= bits << np.uint64(at % 64)
-            count += np.int64(ones(bits))
-    return count
-
-
-@kernel
-def _fire(currents, plan, scratch, output, words, pixel):
-    """
-    A window of neurons, and how often they fire. currents: (T or 1, pixels * lanes), of outputs from ``output``; words: (T,
-    pixels of all, words of a pixel), theirs are those from ``pixel``.
+    A window of neurons, and how often they fire. currents: (T or 1, pixels * lanes), of outputs from ``output``, lanes a
+    multiple of 16; words: (T, pixels of all, words of a pixel), theirs are those from ``pixel``.
     """
     number = currents.dtype.type
-    beta, threshold, scale = number(plan.beta), number(plan.threshold), number(plan.input_scale)
-    step = 0 if currents.shape[0] == 1 else 1
-    last = pixel + currents.shape[1] // plan.lanes
-    before, charged = scratch[0], scratch[1]
-    before[:] = 0
+    neuron = (number(plan.beta), number(plan.threshold), number(plan.input_scale), plan.reset)
+    step = 0 if currents.shape[0] == 1 else currents.shape[1]
+    flat, num_steps, depth = currents.reshape(-1), words.shape[0], 4 * words.shape[2]
     count = 0
-    for t in range(words.shape[0]):
-        charge(currents[t * step], beta, threshold, scale, plan.reset, before, charged)
-        count += _bits(threshold, charged, plan.lanes, output, words[t, pixel:last])
-        if plan.reset == SUBTRACT_NOW:
-            subtract(threshold, before, charged, charged)
-        before, charged = charged, before
+    for each in range(currents.shape[1] // plan.lanes):
+        place = (pixel + each) * depth + output // 16
+        for lane in range(0, plan.lanes, 16):
+            at = each * plan.lanes + lane
+            count += _fire_16(flat, at, step, neuron, words, place + lane // 16, words.shape[1] * depth, num_steps)
     return count
 
 
@@ -193,7 +213,7 @@ def _multiply(positions: int) -> Any:
     return multiply
 
 
-_multiply_many, _multiply_one = _multiply(_POSITIONS), _multiply(1)
+_multiply_many, _multiply_two, _multiply_one = _multiply(_POSITIONS), _multiply(2), _multiply(1)
 
 
 @intrinsic
@@ -244,7 +264,7 @@ def _first_layer(first, last, images, plan, out, counts):
     first_block, last_block, first_line, last_line = _pieces(first, last, plan, images.shape[0])
     flat = images.reshape(-1)
     ordered, places = np.empty(inputs * lanes, images.dtype), _places(1, inputs, lanes)
-    currents, scratch = np.empty((1, columns * lanes), images.dtype), np.empty((2, columns * lanes), images.dtype)
+    currents = np.empty((1, columns * lanes), images.dtype)
     row = currents[0]
     count = 0
     for block in range(first_block, last_block):
@@ -258,10 +278,13 @@ def _first_layer(first, last, images, plan, out, counts):
                 if column + _POSITIONS <= columns:
                     _multiply_many(flat, at + column * stride, sizes, ordered, row, column * lanes)
                     column += _POSITIONS
+                elif column + 2 <= columns:
+                    _multiply_two(flat, at + column * stride, sizes, ordered, row, column * lanes)
+                    column += 2
                 else:
                     _multiply_one(flat, at + column * stride, sizes, ordered, row, column * lanes)
                     column += 1
-            count += _fire(currents, plan, scratch, output, out, line * columns)
+            count += _fire(currents, plan, output, out, line * columns)
     counts[first] = count
 
 
@@ -307,7 +330,7 @@ def _layer(first, last, words, like, plan, out, counts):
     ends = np.empty((tile, num_steps, pixels + 1), np.int64)
     places = _places(order[0], inputs // order[0], lanes)
     ordered, bias = np.empty(inputs * lanes, like.dtype), np.empty(lanes, like.dtype)
-    currents, scratch = np.empty((num_steps, columns * lanes), like.dtype), np.empty((2, columns * lanes), like.dtype)
+    currents = np.empty((num_steps, columns * lanes), like.dtype)
     flat = currents.reshape(-1)
     total = 0
     for start in range(first_sample, last_sample, tile):
@@ -337,7 +360,7 @@ def _layer(first, last, words, like, plan, out, counts):
                                 line * stride * width + column * stride, width, kernel_height, kernel_width, channels,
                             )  # fmt: skip
                             at += lanes
-                    total += _fire(currents, plan, scratch, output, out, (sample * lines + line) * columns)
+                    total += _fire(currents, plan, output, out, (sample * lines + line) * columns)
     counts[first] = total
 
 
@@ -364,10 +387,11 @@ def _layers(images, num_steps, plans, below_rate, threads):
         counts = np.zeros(pieces, np.int64)
         size = plan.outputs * plan.channels * plan.kernel_height * plan.kernel_width
         if number == 0:
-            parts = max(1, min(threads, pieces, rows * size // GRAIN))
+            work = rows * (size + num_steps * plan.outputs)
+            parts = max(1, min(threads, pieces, work // GRAIN))
             failed = in_parallel(_first_layer, pieces, parts, (images, plan, spikes, counts))
         else:
-            work = size + fired * size // (plan.channels * plan.stride * plan.stride)
+            work = size + fired * size // (plan.channels * plan.stride * plan.stride) + num_steps * rows * plan.outputs
             parts = max(1, min(threads, pieces, work // GRAIN))
             failed = in_parallel(_layer, pieces, parts, (words, images, plan, spikes, counts))
         if failed:
@@ -405,7 +429,9 @@ def spikes(images: th.Tensor, num_steps: int, layers: Iterable[Layer], below_rat
             raise ValueError(f"weights of shape {tuple(weight.shape)} for an input of shape {(channels, height, width)}")
         lines, columns = (height - kernel_height) // layer.stride + 1, (width - kernel_width) // layer.stride + 1
         whole = (kernel_height, kernel_width) == (height, width)
-        lanes = _FEW_LANES if whole or not plans else lanes_for(outputs)
+        lanes = lanes_for(outputs) if plans else _FEW_LANES
+        while whole and lanes > _FEW_LANES and weight[0].numel() * lanes * weight.element_size() > _BLOCK_BYTES:
+            lanes //= 2
         geometry = (outputs, channels, height, width, kernel_height, kernel_width, layer.stride, lines, columns, whole, lanes)
         neurons = (
             layer.delay,

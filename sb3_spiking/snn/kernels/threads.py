@@ -14,8 +14,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-# Work of fewer elementary operations than this is not worth a second thread
+# Work of fewer elementary operations than this is not worth a second thread, from within a kernel and from Python
 GRAIN = 100_000
+_GRAIN_OF_PYTHON = 400_000
 
 _TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 # Name under which compiled kernels find GOMP_parallel, or what stands in for it
@@ -43,7 +44,7 @@ def run(function: Callable[..., None], count: int, work: int, *arguments: Any) -
     :param work: elementary operations in all of them, roughly
     :param arguments: what the kernel takes after the range
     """
-    parts = max(1, min(th.get_num_threads(), count, work // GRAIN))
+    parts = max(1, min(th.get_num_threads(), count, work // _GRAIN_OF_PYTHON))
     if parts == 1:
         function(0, count, *arguments)
         return
