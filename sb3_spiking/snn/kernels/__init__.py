@@ -182,7 +182,7 @@ def infer(window: th.Tensor, num_steps: int, layers: Iterable[Layer]) -> tuple[t
         backend = _backend("inference", checks.inference, window.dtype)
         plans = [] if backend is None else list(layers)
         if backend is not None and all(layer.weight.dtype == window.dtype for layer in plans):
-            result: tuple[th.Tensor, int] = backend.spikes(window[0], num_steps, plans, _INFERENCE_BELOW_RATE)
+            result: tuple[th.Tensor, int] = backend.spikes(window[0], num_steps, plans, _INFERENCE_BELOW_RATE, convolution)
             return result
     return window, 0
 

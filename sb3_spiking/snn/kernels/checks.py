@@ -34,6 +34,10 @@ def _close(result: th.Tensor, expected: th.Tensor, dtype: th.dtype, what: str) -
         raise WrongResultError(f"{what} differ from those of plain PyTorch")
 
 
+def _convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: int) -> th.Tensor:
+    return F.conv2d(window.flatten(0, 1), weight, bias, stride).unflatten(0, window.shape[:2])
+
+
 def leaky(
     backend: ModuleType,
     device: str,
@@ -103,7 +107,7 @@ def events(backend: ModuleType, dtype: th.dtype, gradients: bool) -> None:
             if packed is None or packed.spikes != window.sum():
                 raise WrongResultError("the number of spikes differs from that of plain PyTorch")
             currents = backend.convolution(*inputs, stride, packed)
-            expected = F.conv2d(window.flatten(0, 1), weight, bias, stride).unflatten(0, (3, 2))
+            expected = _convolution(window, weight, bias, stride)
             _close(currents.detach(), expected.detach(), dtype, "currents")
             if gradients:
                 grads, expected_grads = (th.autograd.grad(each.square().sum(), inputs) for each in (currents, expected))
@@ -127,7 +131,7 @@ def inference(backend: ModuleType, dtype: th.dtype) -> None:
     with th.no_grad(), th.autocast("cpu", enabled=False):
         for reset in (("zero", True), ("zero", False), ("subtract", True), ("subtract", False), ("none", True)):
             layers = [Layer(weight, weight.new_zeros(len(weight)), 1, 0.6, 0.9, 0.7, *reset) for weight in weights]
-            window, done = backend.spikes(images, num_steps, layers, 1.0)
+            window, done = backend.spikes(images, num_steps, layers, 1.0, _convolution)
             expected = images[None]
             for weight in weights[:done]:
                 flat = expected.flatten(0, 1)

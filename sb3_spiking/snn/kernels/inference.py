@@ -4,7 +4,7 @@ of a line of neurons go into their membranes while they are in the cache, and no
 one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
@@ -15,6 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np import arrayobj
+from torch.nn import functional as F
 
 from sb3_spiking.snn.kernels.cpu import SUBTRACT_LATER, SUBTRACT_NOW, ZERO_LATER, ZERO_NOW
 from sb3_spiking.snn.kernels.dense import vector_pointer
@@ -22,9 +23,8 @@ from sb3_spiking.snn.kernels.dynamics import RESETS, Layer
 from sb3_spiking.snn.kernels.events import gather, lanes_for, unpack
 from sb3_spiking.snn.kernels.threads import GRAIN, in_parallel, kernel, run
 
-# Outputs of a dense convolution, and positions, whose sums are held in registers: twelve of the sixteen of AVX2
-_FEW_LANES = 16
-_POSITIONS = 6
+# Neurons whose membranes are held in registers
+_FEWEST_LANES = 16
 # The weights of a block of outputs stay in the cache: at most these bytes
 _BLOCK_BYTES = 500_000
 # Samples that share ordered weights: as many as have at most this number of spikes
@@ -86,21 +86,24 @@ def _fire_16(context, currents, at, step, neuron, words, place, next_step, num_s
 
 
 @kernel
+def _neuron(plan, like):
+    number = like.dtype.type
+    return number(plan.beta), number(plan.threshold), number(plan.input_scale), plan.reset
+
+
+@kernel
 def _fire(currents, plan, output, words, pixel):
     """
-    A window of neurons, and how often they fire. currents: (T or 1, pixels * lanes), of outputs from ``output``, lanes a
-    multiple of 16; words: (T, pixels of all, words of a pixel), theirs are those from ``pixel``.
+    A window of neurons, and how often they fire. currents: (T, pixels * lanes), of outputs from ``output``; words: (T, pixels
+    of all, words of a pixel), theirs are those from ``pixel``.
     """
-    number = currents.dtype.type
-    neuron = (number(plan.beta), number(plan.threshold), number(plan.input_scale), plan.reset)
-    step = 0 if currents.shape[0] == 1 else currents.shape[1]
-    flat, num_steps, depth = currents.reshape(-1), words.shape[0], 4 * words.shape[2]
+    neuron, flat, step, depth = _neuron(plan, currents), currents.reshape(-1), currents.shape[1], 4 * words.shape[2]
     count = 0
-    for each in range(currents.shape[1] // plan.lanes):
+    for each in range(step // plan.lanes):
         place = (pixel + each) * depth + output // 16
         for lane in range(0, plan.lanes, 16):
             at = each * plan.lanes + lane
-            count += _fire_16(flat, at, step, neuron, words, place + lane // 16, words.shape[1] * depth, num_steps)
+            count += _fire_16(flat, at, step, neuron, words, place + lane // 16, words.shape[1] * depth, words.shape[0])
     return count
 
 
@@ -164,58 +167,6 @@ def _order(weights, first, lanes, places, out):
                 out[places[rest] + lane + each] = weights[output + each, rest] if output + each < outputs else 0
 
 
-def _multiply(positions: int) -> Any:
-    """
-    ``(images, at, (stride, channels, pixels, kernel_height, width, kernel_width), weights, out, to)``: a convolution for
-    _FEW_LANES outputs at ``positions`` of a line, whose first window starts at ``at``, added to ``out`` from ``to``.
-    """
-
-    @intrinsic
-    def multiply(context, images, at, sizes, weights, out, to):
-        size = types.intp
-        signature = types.void(images, size, sizes, weights, out, size)
-
-        def generate(context, builder, signature, arguments):
-            images, at, sizes, weights, out, to = arguments
-            stride, channels, pixels, lines, width, kernel_width = cgutils.unpack_tuple(builder, sizes)
-            vector, index = ir.VectorType(context.get_data_type(signature.args[0].dtype), _FEW_LANES), ir.IntType(32)
-            undefined = ir.Constant(vector, ir.Undefined)
-            everywhere = ir.Constant(ir.VectorType(index, _FEW_LANES), [0] * _FEW_LANES)
-            numbers = arrayobj.make_array(signature.args[0])(context, builder, images).data
-            places = [builder.add(to, to.type(position * _FEW_LANES)) for position in range(positions)]
-            totals = [vector_pointer(context, builder, signature, 4, out, place, _FEW_LANES) for place in places]
-            sums = [cgutils.alloca_once(builder, vector) for _ in range(positions)]
-            for each, (pointer, align) in zip(sums, totals, strict=True):
-                builder.store(builder.load(pointer, align=align), each)
-            row = cgutils.alloca_once_value(builder, to.type(0))
-            with cgutils.for_range(builder, channels, intp=to.type) as channel:
-                with cgutils.for_range(builder, lines, intp=to.type) as line:
-                    start = builder.add(at, builder.mul(channel.index, pixels))
-                    start = builder.add(start, builder.mul(line.index, width))
-                    with cgutils.for_range(builder, kernel_width, intp=to.type) as column:
-                        at_row = builder.load(row)
-                        pointer, align = vector_pointer(context, builder, signature, 3, weights, at_row, _FEW_LANES)
-                        line_of_weights = builder.load(pointer, align=align)
-                        first = builder.add(start, column.index)
-                        for position, each in enumerate(sums):
-                            offset = builder.add(first, builder.mul(stride, to.type(position)))
-                            number = builder.insert_element(undefined, builder.load(builder.gep(numbers, [offset])), index(0))
-                            number = builder.shuffle_vector(number, undefined, everywhere)
-                            product = builder.fmul(number, line_of_weights, flags=("contract",))
-                            builder.store(builder.fadd(builder.load(each), product, flags=("contract",)), each)
-                        builder.store(builder.add(at_row, to.type(_FEW_LANES)), row)
-            for each, (pointer, align) in zip(sums, totals, strict=True):
-                builder.store(builder.load(each), pointer, align=align)
-            return context.get_dummy_value()
-
-        return signature, generate
-
-    return multiply
-
-
-_multiply_many, _multiply_two, _multiply_one = _multiply(_POSITIONS), _multiply(2), _multiply(1)
-
-
 @intrinsic
 def _pointer(context, address, like):
     """The address as a pointer to numbers like those of an array."""
@@ -240,8 +191,8 @@ _PLAN = np.dtype(
 @kernel
 def _pieces(first, last, plan, samples):
     """
-    What belongs to pieces first to last of a layer: first and last block of outputs, first and last line of neurons. A piece
-    is a line of neurons, or, where the kernel is as large as the image, 64 outputs.
+    What belongs to pieces first to last of a layer of spikes: first and last block of outputs, first and last line of neurons.
+    A piece is a line of neurons, or, where the kernel is as large as the image, 64 outputs.
     """
     blocks = -(-plan.outputs // plan.lanes)
     if plan.whole:
@@ -251,55 +202,24 @@ def _pieces(first, last, plan, samples):
 
 
 @kernel
-def _first_layer(first, last, images, plan, out, counts):
+def _first_layer(first, last, currents, plan, out, counts):
     """
-    A layer of images that stay the same over the window, (B, C * H * W): pieces first to last. out: bits of the spikes, (T, B
-    * positions, words of a pixel); counts: number of spikes, at ``first``.
+    Neurons of pixels first to last, whose currents stay the same over the window. currents: (B * positions, outputs), these
+    filled up to a multiple of 16; out: bits of the spikes, (T, B * positions, words of a pixel); counts: number of spikes, at
+    ``first``.
     """
-    lanes, stride, columns, width, kernel_width = plan.lanes, plan.stride, plan.columns, plan.width, plan.kernel_width
-    inputs = plan.channels * plan.kernel_height * kernel_width
-    sizes = (stride, plan.channels, plan.height * width, plan.kernel_height, width, kernel_width)
-    weights = numba.carray(_pointer(plan.weight, images), (plan.outputs, inputs))
-    biases = numba.carray(_pointer(plan.bias, images), (plan.outputs,))
-    first_block, last_block, first_line, last_line = _pieces(first, last, plan, images.shape[0])
-    flat = images.reshape(-1)
-    ordered, places = np.empty(inputs * lanes, images.dtype), _places(1, inputs, lanes)
-    currents = np.empty((1, columns * lanes), images.dtype)
-    row = currents[0]
+    neuron, flat = _neuron(plan, currents), currents.reshape(-1)
+    num_steps, outputs, depth = out.shape[0], currents.shape[1], 4 * out.shape[2]
     count = 0
-    for block in range(first_block, last_block):
-        output = block * lanes
-        _order(weights, output, lanes, places, ordered)
-        for line in range(first_line, last_line):
-            _biases(biases, output, lanes, row)
-            at = line // plan.lines * images.shape[1] + line % plan.lines * stride * width
-            column = 0
-            while column < columns:
-                if column + _POSITIONS <= columns:
-                    _multiply_many(flat, at + column * stride, sizes, ordered, row, column * lanes)
-                    column += _POSITIONS
-                elif column + 2 <= columns:
-                    _multiply_two(flat, at + column * stride, sizes, ordered, row, column * lanes)
-                    column += 2
-                else:
-                    _multiply_one(flat, at + column * stride, sizes, ordered, row, column * lanes)
-                    column += 1
-            count += _fire(currents, plan, output, out, line * columns)
+    for pixel in range(first, last):
+        for lane in range(0, outputs, 16):
+            place = pixel * depth + lane // 16
+            count += _fire_16(flat, pixel * outputs + lane, 0, neuron, out, place, out.shape[1] * depth, num_steps)
     counts[first] = count
 
 
 @kernel
-def _biases(biases, first, lanes, out):
-    for lane in range(min(lanes, biases.size - first)):
-        out[lane] = biases[first + lane]
-    for lane in range(biases.size - first, lanes):
-        out[lane] = 0
-    for at in range(lanes, out.size):
-        out[at] = out[at - lanes]
-
-
-@kernel
-def _layer(first, last, words, like, plan, out, counts):
+def _layer(first, last, words, samples, like, plan, out, counts):
     """
     A layer of spikes: pieces first to last. words: bits of the last layer's, (T, B * pixels, words of a pixel); like: an
     array of the parameters' type; out and counts as of :func:`_first_layer`.
@@ -313,7 +233,6 @@ def _layer(first, last, words, like, plan, out, counts):
         plan.channels,
     )
     num_steps, pixels = words.shape[0], plan.height * width
-    samples = words.shape[1] // pixels
     inputs = channels * plan.kernel_height * plan.kernel_width
     weights = numba.carray(_pointer(plan.weight, like), (plan.outputs, inputs))
     biases = numba.carray(_pointer(plan.bias, like), (plan.outputs,))
@@ -347,7 +266,8 @@ def _layer(first, last, words, like, plan, out, counts):
             output = block * lanes
             if start == first_sample or last_block - first_block > 1:
                 _order(weights, output, lanes, places, ordered)
-                _biases(biases, output, lanes, bias)
+                for lane in range(lanes):
+                    bias[lane] = biases[output + lane] if output + lane < biases.size else 0
             for sample in range(start, stop):
                 top, bottom = max(first_line - sample * lines, 0), min(last_line - sample * lines, lines)
                 for line in range(top, bottom):
@@ -364,36 +284,57 @@ def _layer(first, last, words, like, plan, out, counts):
     counts[first] = total
 
 
+@intrinsic
+def _spread_16(context, words, place, out, at):
+    """16 bits, at ``place`` of ``words``, as numbers to ``out`` from ``at``."""
+
+    def generate(context, builder, signature, arguments):
+        words, place, out, at = arguments
+        data = arrayobj.make_array(signature.args[0])(context, builder, words).data
+        bits = builder.load(builder.gep(builder.bitcast(data, ir.IntType(16).as_pointer()), [place]))
+        pointer, align = vector_pointer(context, builder, signature, 2, out, at, 16)
+        numbers = builder.uitofp(builder.bitcast(bits, ir.VectorType(ir.IntType(1), 16)), pointer.type.pointee)
+        builder.store(numbers, pointer, align=align)
+        return context.get_dummy_value()
+
+    return types.void(words, types.intp, out, types.intp), generate
+
+
 @kernel
 def _numbers(first, last, words, out):
     """Rows first to last. words: (rows, words of a row); out: their bits as numbers, (rows, channels)."""
+    flat, channels = out.reshape(-1), out.shape[1]
     for row in range(first, last):
-        for channel in range(out.shape[1]):
+        whole = channels // 16
+        for part in range(whole):
+            _spread_16(words, row * 4 * words.shape[1] + part, flat, row * channels + part * 16)
+        for channel in range(whole * 16, channels):
             out[row, channel] = (words[row, channel // 64] >> np.uint64(channel % 64)) & np.uint64(1)
 
 
 @kernel
-def _layers(images, num_steps, plans, below_rate, threads):
+def _layers(currents, samples, num_steps, plans, below_rate, threads):
     """
-    Layers up to one that fires too often. images: (B, C * H * W); plans: of the layers. Returns the bits of the last one's
-    spikes, (T, B * positions, words of a pixel), and how many ran, or -1 without memory.
+    Layers up to one that fires too often. currents: as of :func:`_first_layer`; samples: B; plans: of the layers. Returns the
+    bits of the last one's spikes, (T, B * positions, words of a pixel), and how many ran, or -1 without memory.
     """
     words, fired = np.empty((0, 0, 0), np.uint64), 0
     for number in range(plans.size):
         plan = plans[number]
-        rows = images.shape[0] * plan.lines * plan.columns
+        rows = samples * plan.lines * plan.columns
         spikes = np.zeros((num_steps, rows, -(-plan.outputs // 64)), np.uint64)
-        pieces = spikes.shape[2] if plan.whole else images.shape[0] * plan.lines
-        counts = np.zeros(pieces, np.int64)
-        size = plan.outputs * plan.channels * plan.kernel_height * plan.kernel_width
+        work = num_steps * rows * plan.outputs
         if number == 0:
-            work = rows * (size + num_steps * plan.outputs)
-            parts = max(1, min(threads, pieces, work // GRAIN))
-            failed = in_parallel(_first_layer, pieces, parts, (images, plan, spikes, counts))
+            counts = np.zeros(rows, np.int64)
+            parts = max(1, min(threads, rows, work // GRAIN))
+            failed = in_parallel(_first_layer, rows, parts, (currents, plan, spikes, counts))
         else:
-            work = size + fired * size // (plan.channels * plan.stride * plan.stride) + num_steps * rows * plan.outputs
+            pieces = spikes.shape[2] if plan.whole else samples * plan.lines
+            counts = np.zeros(pieces, np.int64)
+            size = plan.outputs * plan.channels * plan.kernel_height * plan.kernel_width
+            work += size + fired * size // (plan.channels * plan.stride * plan.stride)
             parts = max(1, min(threads, pieces, work // GRAIN))
-            failed = in_parallel(_layer, pieces, parts, (words, images, plan, spikes, counts))
+            failed = in_parallel(_layer, pieces, parts, (words, samples, currents, plan, spikes, counts))
         if failed:
             return words, -1
         words, fired = spikes, counts.sum()
@@ -402,7 +343,9 @@ def _layers(images, num_steps, plans, below_rate, threads):
     return words, plans.size
 
 
-def spikes(images: th.Tensor, num_steps: int, layers: Iterable[Layer], below_rate: float) -> tuple[th.Tensor, int]:
+def spikes(
+    images: th.Tensor, num_steps: int, layers: Sequence[Layer], below_rate: float, convolution: Callable[..., th.Tensor]
+) -> tuple[th.Tensor, int]:
     """
     Run layers, up to one that fires too often for the next to go event by event.
 
@@ -410,6 +353,7 @@ def spikes(images: th.Tensor, num_steps: int, layers: Iterable[Layer], below_rat
     :param num_steps: T
     :param layers: one after another, of the images' type
     :param below_rate: spikes per neuron and step
+    :param convolution: what computes the currents of the first layer, :func:`sb3_spiking.snn.kernels.convolution`
     :return: the spikes of the last layer that ran, shape (T, B, O, OH, OW), and the number of layers that did
     :raises MemoryError: if there is too little memory
     :raises ValueError: if a layer is not made for what comes out of the one before
@@ -429,8 +373,8 @@ def spikes(images: th.Tensor, num_steps: int, layers: Iterable[Layer], below_rat
             raise ValueError(f"weights of shape {tuple(weight.shape)} for an input of shape {(channels, height, width)}")
         lines, columns = (height - kernel_height) // layer.stride + 1, (width - kernel_width) // layer.stride + 1
         whole = (kernel_height, kernel_width) == (height, width)
-        lanes = lanes_for(outputs) if plans else _FEW_LANES
-        while whole and lanes > _FEW_LANES and weight[0].numel() * lanes * weight.element_size() > _BLOCK_BYTES:
+        lanes = lanes_for(outputs)
+        while whole and lanes > _FEWEST_LANES and weight[0].numel() * lanes * weight.element_size() > _BLOCK_BYTES:
             lanes //= 2
         geometry = (outputs, channels, height, width, kernel_height, kernel_width, layer.stride, lines, columns, whole, lanes)
         neurons = (
@@ -443,8 +387,12 @@ def spikes(images: th.Tensor, num_steps: int, layers: Iterable[Layer], below_rat
         plans.append((weight.data_ptr(), bias.data_ptr(), *geometry, *neurons))
         channels, height, width = outputs, lines, columns
         shapes.append((height, width, channels))
-    numbers = images.detach().contiguous().flatten(1).numpy()
-    words, done = _layers(numbers, num_steps, np.array(plans, _PLAN), below_rate, th.get_num_threads())
+    first = layers[0]
+    weight = first.weight if first.weight.dim() == 4 else first.weight.unflatten(1, images.shape[1:])
+    currents = convolution(images[None], weight, first.bias, first.stride).detach()[0].permute(0, 2, 3, 1).flatten(0, 2)
+    missing = -currents.shape[1] % _FEWEST_LANES
+    currents = F.pad(currents, (0, missing)) if missing else currents.contiguous()
+    words, done = _layers(currents.numpy(), samples, num_steps, np.array(plans, _PLAN), below_rate, th.get_num_threads())
     if done < 0:
         raise MemoryError(f"no memory for a window of {num_steps} steps of {samples} observations")
     window = images.new_empty(num_steps, samples, *shapes[done - 1])
