@@ -16,14 +16,16 @@ from machine import describe
 from tqdm import tqdm
 from training import spikes
 
+LEAKY = "beta=0.5,reset_mechanism='zero'"
 # policy_kwargs, but for num_steps; the arctan is the paper's surrogate
 NETWORKS = {
     "liu2022": "preset='liu2022'",
     "liu2022, fast sigmoid 25": "preset='liu2022',spike_grad='fast_sigmoid',slope=25",
     "liu2022, fast sigmoid 5": "preset='liu2022',spike_grad='fast_sigmoid',slope=5",
     "liu2022, fast sigmoid 2": "preset='liu2022',spike_grad='fast_sigmoid',slope=2",
-    "unscaled, fast sigmoid 25": "input_scale=1,slope=25",
-    "unscaled, fast sigmoid 5": "input_scale=1,slope=5",
+    "unscaled, fast sigmoid 25": f"{LEAKY},input_scale=1,slope=25",
+    "unscaled, fast sigmoid 5": f"{LEAKY},input_scale=1,slope=5",
+    "scaled by 4, fast sigmoid 5": f"{LEAKY},input_scale=4,slope=5",
     "default": "",
 }
 MONITOR = "callback:[{'sb3_spiking.SpikeMonitor':dict(log_freq=100)}]"

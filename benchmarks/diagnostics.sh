@@ -16,7 +16,7 @@ keep() { # name, script and its arguments
 
 firing="benchmarks/breakout_firing.py --steps 2000 --learning-starts 1000"
 keep breakout_firing_8 $firing --folder logs/diagnostics/breakout_8 --num-steps 8 \
-    --network "unscaled, fast sigmoid 25" "unscaled, fast sigmoid 5" "default"
+    --network "unscaled, fast sigmoid 25" "unscaled, fast sigmoid 5" "scaled by 4, fast sigmoid 5"
 keep breakout_firing_16 $firing --folder logs/diagnostics/breakout_16 --num-steps 16 \
     --network "liu2022" "liu2022, fast sigmoid 25" "liu2022, fast sigmoid 5" "liu2022, fast sigmoid 2"
 keep breakout_firing_64 $firing --folder logs/diagnostics/breakout_64 --network "liu2022, fast sigmoid 2"

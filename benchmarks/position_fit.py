@@ -37,13 +37,14 @@ SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
     "small": (42, {"conv_layers": [(16, 6, 3), (32, 4, 2)], "features_dim": 256}),
     "nature": (84, {"conv_layers": [(32, 8, 4), (64, 4, 2), (64, 3, 1)], "features_dim": 512}),
 }
+LEAKY: dict[str, Any] = {"num_steps": 8, "beta": 0.5, "reset_mechanism": "zero", "input_scale": 4, "slope": 5}
 INTEGRATOR: dict[str, Any] = {"beta": 1.0, "reset_mechanism": "subtract"}
 NORMALIZED: dict[str, Any] = {"input_scale": 1, "normalization": "potential"}
-#: policy_kwargs on top of the shape, None for the ReLU network
+#: policy_kwargs on top of the shape and LEAKY, None for the ReLU network
 NETWORKS: dict[str, dict[str, Any] | None] = {
     "ReLU": None,
     "spiking, slope 25": {"slope": 25},
-    "spiking, slope 5": {},  # the default
+    "spiking, slope 5": {},
     "spiking, slope 2": {"slope": 2},
     "no leak, reset by subtraction, slope 2": {**INTEGRATOR, "slope": 2},
     "potential normalisation, slope 5": NORMALIZED,
@@ -85,7 +86,7 @@ def make(shape_seen: tuple[int, ...], network: dict[str, Any] | None, shape: dic
     if network is None:
         body: Any = {"features_extractor_class": ReluExtractor, "features_extractor_kwargs": shape}
         return DQNPolicy(seen, values, lambda _: rate, net_arch=[], **body)
-    return SpikingPolicy(seen, values, lambda _: rate, **{**shape, **network})
+    return SpikingPolicy(seen, values, lambda _: rate, **{**shape, **LEAKY, **network})
 
 
 def explained(predicted: th.Tensor, values: th.Tensor) -> th.Tensor:

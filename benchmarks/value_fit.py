@@ -24,9 +24,10 @@ from sb3_spiking.callbacks import spike_counts
 from sb3_spiking.evaluation.agents import Agent, load_agent
 
 SHAPE: dict[str, Any] = {"conv_layers": [(16, 3, 1)], "layout": "hwc", "features_dim": 128}
+LEAKY: dict[str, Any] = {"beta": 0.5, "reset_mechanism": "zero", "input_scale": 4, "slope": 5}
 INTEGRATOR: dict[str, Any] = {"beta": 1.0, "reset_mechanism": "subtract", "input_scale": 2}
 COMPENSATED = "common-mode compensation, no leak, reset by subtraction"
-#: policy_kwargs on top of the shape, None for the ReLU network
+#: policy_kwargs on top of the shape and LEAKY, None for the ReLU network
 NETWORKS: dict[str, dict[str, Any] | None] = {
     "ReLU": None,
     "spiking": {},
@@ -80,7 +81,7 @@ def make(env: gym.Env, network: dict[str, Any] | None, seed: int, epsilon: float
     if network is None:
         kwargs |= {"features_extractor_class": ReluExtractor, "features_extractor_kwargs": SHAPE, "net_arch": []}
     else:
-        kwargs |= {**SHAPE, "num_steps": 4, **network}
+        kwargs |= {**SHAPE, **LEAKY, "num_steps": 4, **network}
     policy = "MlpPolicy" if network is None else SpikingPolicy
     return DQN(policy, env, LEARNING_RATE, buffer_size=1, policy_kwargs=kwargs, seed=seed, device="cpu").policy
 

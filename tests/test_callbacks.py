@@ -42,23 +42,23 @@ def with_bias(model, layer, bias):
 
 def test_counts_by_hand():
     model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"num_steps": 4, "net_arch": [3, 2]})
-    # a current of 2 fires at every step: the reset takes the membrane, not the current
-    with_bias(model, 0, [2.0, 0.0, 0.8])
+    # currents are doubled: 2 fires at every step, 0.8 makes 0.8, 1.6, 1.4, 1.2, and fires at steps 2 to 4
+    with_bias(model, 0, [1.0, 0.0, 0.4])
     with_bias(model, 1, [-1.0, 5.0])
     layers = spike_counts(model.policy, th.zeros(6, 4))
-    # of 6 observations times 4 steps; 0.8 reaches 1.2 at steps 2 and 4
-    assert [(layer.counts.tolist(), layer.steps) for layer in layers] == [([24, 0, 12], 24), ([0, 24], 24)]
+    # of 6 observations times 4 steps
+    assert [(layer.counts.tolist(), layer.steps) for layer in layers] == [([24, 0, 18], 24), ([0, 24], 24)]
 
 
 def test_logs_rate_silence_and_saturation():
     settings = {"num_steps": 4, "net_arch": [3, 2]}
     model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs=settings, learning_starts=900, buffer_size=1000)
-    with_bias(model, 0, [2.0, 0.0, 0.8])
+    with_bias(model, 0, [1.0, 0.0, 0.4])  # as above
     with_bias(model, 1, [-1.0, 5.0])
     model.set_logger(Recorder())
     model.learn(60, callback=SpikeMonitor(log_freq=20))
     records = model.logger.records
-    assert records["firing_rate/layer_1"] == pytest.approx([0.5] * 3)
+    assert records["firing_rate/layer_1"] == pytest.approx([42 / 72] * 3)
     assert records["silent_neurons/layer_1"] == pytest.approx([1 / 3] * 3)
     assert records["saturated_neurons/layer_1"] == pytest.approx([1 / 3] * 3)
     assert records["firing_rate/layer_2"] == pytest.approx([0.5] * 3)

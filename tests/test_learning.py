@@ -36,7 +36,8 @@ def share_of_right_actions(**settings):
     model = DQN(
         SpikingPolicy,
         Monitor(Ring()),
-        policy_kwargs={"net_arch": [16, 16], **settings},
+        # Neurons that fire little before they have learned: random features alone know too much otherwise
+        policy_kwargs={"net_arch": [16, 16], "num_steps": 8, "beta": 0.5, "input_scale": 1.0, "slope": 25.0, **settings},
         learning_rate=0.01,
         learning_starts=500,
         train_freq=1,
@@ -66,7 +67,7 @@ def test_learns_and_only_through_the_surrogate_gradient(monkeypatch):
             return th.zeros_like(grad)
 
     monkeypatch.setitem(SURROGATES, "no_gradient", SurrogateFactory(lambda: NoGradient.apply))
-    assert share_of_right_actions(spike_grad="no_gradient") < 0.75
+    assert share_of_right_actions(spike_grad="no_gradient", slope=None) < 0.75
 
 
 @pytest.mark.slow

@@ -21,9 +21,9 @@ CHANGED_DEFAULTS = {
     "num_steps": 5,
     "beta": 0.9,
     "threshold": 0.5,
-    "input_scale": 2.0,
+    "input_scale": 3.0,
     "spike_grad": "atan",
-    "reset_mechanism": "subtract",
+    "reset_mechanism": "zero",
     "reset_delay": False,
     "learn_beta": True,
     "learn_threshold": True,
@@ -114,9 +114,9 @@ def test_another_algorithms_body_says_what_differs(monkeypatch, tmp_path):
     model = PPO("MlpPolicy", "CartPole-v1", policy_kwargs=kwargs)
     model.save(tmp_path / "agent")
     change_defaults(monkeypatch, num_steps=5)
-    with pytest.raises(ValueError, match=r"num_steps: saved 8, here 5.*\{'num_steps': 8\}"):
+    with pytest.raises(ValueError, match=r"num_steps: saved 4, here 5.*\{'num_steps': 4\}"):
         PPO.load(tmp_path / "agent")
-    kwargs["features_extractor_kwargs"] = {"num_steps": 8}
+    kwargs["features_extractor_kwargs"] = {"num_steps": 4}
     loaded = PPO.load(tmp_path / "agent", custom_objects={"policy_kwargs": kwargs})
     assert loaded.policy.features_extractor.settings == model.policy.features_extractor.settings
 

@@ -70,7 +70,7 @@ def test_a_list_runs_and_what_is_finished_stays(training, tmp_path, monkeypatch,
     assert 0 < spikes["firing_rate/layer_1"].mean() < 1
     assert not (results / "CartPole-v1_relu_3/spikes.csv").exists()
     settings = yaml.safe_load((results / "CartPole-v1_spiking_3/settings.yml").read_text())
-    assert (settings["num_steps"], settings["net_arch"], settings["beta"]) == (3, [8], 0.5)
+    assert (settings["num_steps"], settings["net_arch"], settings["beta"]) == (3, [8], 1.0)
 
     # Finished jobs are not run again
     (results / "CartPole-v1_relu_3/score.csv").write_text("mean,std,max,train_seconds\n40.0,0.0,40.0,1\n")
