@@ -40,7 +40,7 @@ def algorithm_asked_for(arguments: list[str]) -> str | None:
 _algorithm = algorithm_asked_for(sys.orig_argv)
 if _algorithm == "dqn":
     try:
-        from sb3_spiking.zoo import HYPERPARAMS_FILE
+        from sb3_spiking.zoo.hyperparams import HYPERPARAMS_FILE
     except ImportError as error:
         raise RuntimeError(
             "-f sb3_spiking trains a spiking agent, but the package sb3_spiking cannot be imported: "

@@ -21,7 +21,7 @@ from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
 from sb3_spiking import SpikingMLP, SpikingNatureCNN, SpikingPolicy
-from sb3_spiking.callbacks import spike_counts
+from sb3_spiking.training.callbacks import spike_counts
 
 ENVS = 8
 STEPS = 100

@@ -31,9 +31,9 @@ from tqdm import tqdm
 
 import sb3_spiking.minatar  # noqa: F401  (registers its games)
 from sb3_spiking import FrameStackReplayBuffer, ReluExtractor, SpikingPolicy
-from sb3_spiking.callbacks import spike_counts
 from sb3_spiking.relu import SHAPE_SETTINGS
-from sb3_spiking.zoo import HYPERPARAMS_FILE
+from sb3_spiking.training.callbacks import spike_counts
+from sb3_spiking.zoo.hyperparams import HYPERPARAMS_FILE
 
 TRAINING = {"learning_starts": 100, "train_freq": 4, "batch_size": 32, "buffer_size": 10_000, "learning_rate": 0.0}
 SIZE = [256, 256]

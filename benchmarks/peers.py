@@ -16,8 +16,8 @@ from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy
 from torch import nn
 
 from sb3_spiking import SpikingPolicy
-from sb3_spiking.callbacks import spike_counts
 from sb3_spiking.snn import kernels
+from sb3_spiking.training.callbacks import spike_counts
 
 IMAGES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
 ACTIONS = spaces.Discrete(4)

@@ -25,7 +25,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from tqdm import trange
 
 from sb3_spiking import ReluExtractor, SpikingPolicy
-from sb3_spiking.callbacks import spike_counts
+from sb3_spiking.training.callbacks import spike_counts
 
 #: Addresses in the console's memory
 BALL_X, BALL_Y, PADDLE_Y = 49, 54, 51

@@ -55,8 +55,8 @@ from tqdm import tqdm
 
 import sb3_spiking  # noqa: F401  (saved spiking agents name its policy)
 from sb3_spiking.evaluation.agents import Agent
-from sb3_spiking.manifest import FOLDER, MANIFEST
 from sb3_spiking.sharing.zoo_files import read_environment
+from sb3_spiking.training.manifest import FOLDER, MANIFEST
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -135,7 +135,7 @@ class TrainingList:
         checkpoints = list(folder.glob(f"*/*_1/{FOLDER}/{MANIFEST}"))
         if checkpoints:
             shutil.rmtree(folder / "result", ignore_errors=True)
-            command = ["-m", "sb3_spiking.resume", str(checkpoints[0].parents[1])]
+            command = ["-m", "sb3_spiking.training.resume", str(checkpoints[0].parents[1])]
         else:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)

@@ -20,8 +20,8 @@ from tqdm import trange
 
 import sb3_spiking.minatar  # noqa: F401  (registers its games)
 from sb3_spiking import ReluExtractor, SpikingPolicy
-from sb3_spiking.callbacks import spike_counts
 from sb3_spiking.evaluation.agents import Agent, load_agent
+from sb3_spiking.training.callbacks import spike_counts
 
 SHAPE: dict[str, Any] = {"conv_layers": [(16, 3, 1)], "layout": "hwc", "features_dim": 128}
 LEAKY: dict[str, Any] = {"beta": 0.5, "reset_mechanism": "zero", "input_scale": 4, "slope": 5}

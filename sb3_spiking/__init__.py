@@ -3,19 +3,23 @@
 import sys
 from typing import Any
 
-from sb3_spiking.callbacks import SlopeSchedule, SpikeMonitor
-from sb3_spiking.checkpoint import Checkpoint, restore
 from sb3_spiking.errors import AgentError
 from sb3_spiking.extractors import SpikingCombinedExtractor, SpikingMLP, SpikingNatureCNN
 from sb3_spiking.policies import SpikingPolicy, SpikingQNetwork, without_common_mode
 from sb3_spiking.relu import ReluExtractor
-from sb3_spiking.replay import FrameStackReplayBuffer
 from sb3_spiking.settings import PRESETS, SpikingSettings
 from sb3_spiking.sharing.loading import load
 from sb3_spiking.sharing.saving import save
 from sb3_spiking.snn import Leaky
+from sb3_spiking.training import replay
+from sb3_spiking.training.callbacks import SlopeSchedule, SpikeMonitor
+from sb3_spiking.training.checkpoint import Checkpoint, restore
+from sb3_spiking.training.replay import FrameStackReplayBuffer
 
 __version__ = "0.1.0"
+
+# Agents that were saved before the module had its place in training/ name it so
+sys.modules[f"{__name__}.replay"] = replay
 
 __all__ = [
     "PRESETS",
@@ -43,11 +47,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "hyperparams":  # the attribute that RL Zoo's -conf sb3_spiking reads
-        from sb3_spiking.zoo import load_hyperparams
+        from sb3_spiking.zoo.hyperparams import load_hyperparams
 
         return load_hyperparams()
     if name in ("load_from_hub", "push_to_hub"):  # they need RL Zoo, which imports us when it starts
-        from sb3_spiking.sharing import hub
+        from sb3_spiking import hub
 
         return getattr(hub, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -55,6 +59,6 @@ def __getattr__(name: str) -> Any:
 
 if "rl_zoo3" in sys.modules:
     # Spiking settings join -optimize, wherever the hyperparameters come from
-    from sb3_spiking.zoo import register_search
+    from sb3_spiking.zoo.hyperparams import register_search
 
     register_search()

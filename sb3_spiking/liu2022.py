@@ -5,7 +5,7 @@ from typing import Any
 
 def __getattr__(name: str) -> Any:
     if name == "hyperparams":  # the attribute that RL Zoo reads
-        from sb3_spiking.zoo import LIU2022_FILE, load_hyperparams
+        from sb3_spiking.zoo.hyperparams import LIU2022_FILE, load_hyperparams
 
         return load_hyperparams(LIU2022_FILE)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,7 +22,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 import sb3_spiking
 from sb3_spiking import SpikingPolicy
-from sb3_spiking.evaluation import cli
+from sb3_spiking.commands import arguments as cli
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -6,8 +6,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
 
 from sb3_spiking import SlopeSchedule, SpikeMonitor, SpikingMLP, SpikingPolicy
-from sb3_spiking.callbacks import spike_counts
 from sb3_spiking.snn.surrogates import Surrogate
+from sb3_spiking.training.callbacks import spike_counts
 
 TRAINING = {"learning_starts": 50, "buffer_size": 1000, "train_freq": 4, "batch_size": 4}
 

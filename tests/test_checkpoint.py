@@ -26,8 +26,8 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 import sb3_spiking
 from sb3_spiking import AgentError, Checkpoint, FrameStackReplayBuffer, restore
-from sb3_spiking.checkpoint import replace_file
-from sb3_spiking.manifest import MANIFEST
+from sb3_spiking.training.checkpoint import replace_file
+from sb3_spiking.training.manifest import MANIFEST
 
 
 def make_agent(train_freq=1, n_envs=1, **kwargs):
@@ -467,7 +467,7 @@ def kill_and_resume(folder, kills, seed, longest):
     manifest = run / "checkpoint" / MANIFEST
     steps = []
     for number in range(kills + 1):
-        command = TRAIN.split() if not manifest.exists() else ["sb3_spiking.resume", str(run)]
+        command = TRAIN.split() if not manifest.exists() else ["sb3_spiking.training.resume", str(run)]
         if not manifest.exists():
             shutil.rmtree(folder / "logs", ignore_errors=True)
         before = manifest.stat().st_mtime_ns if manifest.exists() else 0
@@ -540,7 +540,7 @@ def test_an_error_after_the_replacement_costs_no_checkpoint(tmp_path, monkeypatc
         replace_file(path, content)
         raise OSError(5, "after the rename")
 
-    monkeypatch.setattr(sb3_spiking.checkpoint, "replace_file", replace_and_fail)
+    monkeypatch.setattr(sb3_spiking.training.checkpoint, "replace_file", replace_and_fail)
     with pytest.warns(UserWarning, match="after the rename"):
         make_agent().learn(120, callback=Checkpoint(50, tmp_path / "checkpoint"))
     manifest = json.loads((tmp_path / "checkpoint" / MANIFEST).read_text())

@@ -17,8 +17,8 @@ from torch import nn
 
 import sb3_spiking
 from sb3_spiking import ReluExtractor, SpikingPolicy
-from sb3_spiking.conversion import ConversionError, Percentile, activation_scales, connections, convert, with_num_steps
-from sb3_spiking.convert import agreement
+from sb3_spiking.commands.convert import agreement
+from sb3_spiking.conversion.rules import ConversionError, Percentile, activation_scales, connections, convert, with_num_steps
 from sb3_spiking.snn.layers import delayed
 from sb3_spiking.snn.readout import READOUTS
 
@@ -250,7 +250,7 @@ def test_the_command_goes_on_where_it_stopped_and_leaves_an_ordinary_agent(relu_
         "--algo dqn --env CartPole-v1 -f relu -o spiking --num-steps 30 --frames 200 --decisions 64 --episodes 2 --curve 5 "
         "--max-steps 50"
     )
-    first = command("sb3_spiking.convert", arguments, relu_run)
+    first = command("sb3_spiking.commands.convert", arguments, relu_run)
     assert first.returncode == 0, first.stderr
     run = relu_run / "spiking/dqn/CartPole-v1_1"
     assert (run / "conversion.png").stat().st_size > 10_000

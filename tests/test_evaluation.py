@@ -21,8 +21,8 @@ from stable_baselines3.common.atari_wrappers import ClipRewardEnv, EpisodicLifeE
 
 import sb3_spiking
 from sb3_spiking import SpikingPolicy
+from sb3_spiking.commands.evaluate import evaluate, summarise
 from sb3_spiking.errors import AgentError
-from sb3_spiking.evaluate import evaluate, summarise
 from sb3_spiking.evaluation.agents import load_agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS, run_episodes
 from sb3_spiking.evaluation.operations import ENERGIES
@@ -290,7 +290,7 @@ def test_protocols_that_do_not_fit(atari):
 
 def test_evaluate_command(relu_run):
     arguments = "--algo dqn --env CartPole-v1 -f relu --episodes 3 --max-steps 40 --relative-to relu -o results"
-    result = command("sb3_spiking.evaluate", arguments, relu_run)
+    result = command("sb3_spiking.commands.evaluate", arguments, relu_run)
     assert result.returncode == 0, result.stderr
     for name in ("episodes.csv", "summary.csv", "layers.csv", "scores.png"):
         assert (relu_run / "results" / name).stat().st_size > 0
@@ -303,7 +303,7 @@ def test_robustness_command_survives_a_kill(relu_run):
     arguments = (
         "--env CartPole-v1 -f relu --perturbations mask --levels 0 50 100 --episodes 4 --max-steps 200 --n-envs 1 -o rob"
     )
-    full = [sys.executable, "-m", "sb3_spiking.robustness", *arguments.split()]
+    full = [sys.executable, "-m", "sb3_spiking.commands.robustness", *arguments.split()]
     environment = {**os.environ, "PYTHONPATH": str(Path(sb3_spiking.__file__).parents[1])}
     process = subprocess.Popen(full, cwd=relu_run, env=environment, stderr=subprocess.DEVNULL)
     rows = relu_run / "rob/episodes.csv"
@@ -313,7 +313,7 @@ def test_robustness_command_survives_a_kill(relu_run):
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = rows.read_text()
-    result = command("sb3_spiking.robustness", arguments, relu_run)
+    result = command("sb3_spiking.commands.robustness", arguments, relu_run)
     assert result.returncode == 0, result.stderr
     assert rows.read_text().startswith(before[: before.rfind("\n") + 1])
     table = pd.read_csv(relu_run / "rob/robustness.csv")

@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecFrameStack
 
 import sb3_spiking.minatar
 from sb3_spiking import SpikingNatureCNN, SpikingPolicy
-from sb3_spiking.callbacks import spike_counts
+from sb3_spiking.training.callbacks import spike_counts
 
 GRID = {"conv_layers": [(16, 3, 1)], "layout": "hwc", "features_dim": 128, "num_steps": 4}
 GAMES = {

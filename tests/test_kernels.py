@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 from sb3_spiking import SpikingPolicy
-from sb3_spiking.callbacks import spike_counts
 from sb3_spiking.snn import SURROGATES, Leaky, SpikingLayer, kernels
 from sb3_spiking.snn.kernels import checks, cpu, events, reference
 from sb3_spiking.snn.layers import run_layers
 from sb3_spiking.snn.surrogates import Surrogate
+from sb3_spiking.training.callbacks import spike_counts
 
 RESETS = [(mechanism, delay) for mechanism in ("zero", "subtract", "none") for delay in (True, False)]
 

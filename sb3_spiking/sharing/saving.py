@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from stable_baselines3 import DQN
 from stable_baselines3.common.type_aliases import TrainFreq
 
-from sb3_spiking.folders import replaced
+from sb3_spiking.files import replaced
 from sb3_spiking.policies import SpikingPolicy
 from sb3_spiking.sharing.archive import CONFIG, OPTIMIZER, WEIGHTS, flattened
 from sb3_spiking.sharing.loading import COUNTERS, HYPERPARAMETERS

@@ -1,7 +1,7 @@
 """
 Evaluate trained agents, spiking or not, side by side: scores, Q-values, firing rates, operations and energy of a decision.
 
-    python -m sb3_spiking.evaluate --algo dqn --env PongNoFrameskip-v4 -f FOLDER [FOLDER ...] --out results
+    python -m sb3_spiking.commands.evaluate --algo dqn --env PongNoFrameskip-v4 -f FOLDER [FOLDER ...] --out results
 
 Writes episodes.csv as the episodes end; interrupted and called again it goes on where it stopped. Then summary.csv, layers.csv
 and scores.png.
@@ -23,8 +23,8 @@ from gymnasium import spaces
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
+from sb3_spiking.commands import arguments as cli
 from sb3_spiking.errors import AgentError
-from sb3_spiking.evaluation import cli
 from sb3_spiking.evaluation.agents import Agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS, Protocol, exploration, run_episodes
 from sb3_spiking.evaluation.operations import ENERGIES

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 
-from sb3_spiking.manifest import digest
-from sb3_spiking.replay import FrameStackReplayBuffer
+from sb3_spiking.training.manifest import digest
+from sb3_spiking.training.replay import FrameStackReplayBuffer
 
 #: Replays whose rows are known
 BUFFERS = (ReplayBuffer, NStepReplayBuffer, FrameStackReplayBuffer)

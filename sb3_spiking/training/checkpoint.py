@@ -27,9 +27,9 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_spiking.errors import AgentError
-from sb3_spiking.manifest import FOLDER, FORMAT, MANIFEST, NUMBERS, check_files, check_numbers, digest, read_manifest
-from sb3_spiking.replay_files import BUFFERS, ReplayFiles
 from sb3_spiking.sharing.archive import parse_json, read_agent
+from sb3_spiking.training.manifest import FOLDER, FORMAT, MANIFEST, NUMBERS, check_files, check_numbers, digest, read_manifest
+from sb3_spiking.training.replay_files import BUFFERS, ReplayFiles
 
 # Names of the files that belong to checkpoints, whole or not
 _OURS = re.compile(r"\.?(model-\d+\.zip|replay-\d+-\d+\.npz|checkpoint\.json)")
@@ -41,7 +41,7 @@ class Checkpoint(BaseCallback):
     """
     Writes a checkpoint of the whole training every so many steps, at the end of an episode where one comes in time:
     model, optimizer, replay, counters, exploration, random states and what RL Zoo's evaluations found so far.
-    ``python -m sb3_spiking.resume RUN`` goes on with a run of RL Zoo; :func:`restore` with any other.
+    ``python -m sb3_spiking.training.resume RUN`` goes on with a run of RL Zoo; :func:`restore` with any other.
 
     :param save_freq: environment steps between two checkpoints, at least
     :param folder: of the checkpoint; None makes a folder ``checkpoint`` beside the monitor files, in RL Zoo's run
@@ -78,7 +78,7 @@ class Checkpoint(BaseCallback):
         if self.restored is None:
             if self._written is None and (self.folder / MANIFEST).is_file():
                 raise ValueError(
-                    f"{self.folder} has a checkpoint of another training: go on with it (python -m sb3_spiking.resume, or "
+                    f"{self.folder} has a checkpoint of another training: go on with it (sb3-spiking resume, or "
                     "sb3_spiking.restore), or move it away"
                 )
             return

@@ -185,7 +185,7 @@ def push_to_hub(
     # Evaluation pulls in RL Zoo, plots and tables, which loading does without
     from rl_zoo3.exp_manager import ExperimentManager
 
-    from sb3_spiking.evaluate import evaluate, summarise
+    from sb3_spiking.commands.evaluate import evaluate, summarise
     from sb3_spiking.evaluation.agents import Agent
     from sb3_spiking.evaluation.episodes import PROTOCOLS, Protocol
 

@@ -2,7 +2,7 @@
 Turn a trained ReLU agent of SB3's DQN into a spiking one, and measure what that costs: how often both choose the same action,
 and the score before and after.
 
-    python -m sb3_spiking.convert --algo dqn --env PongNoFrameskip-v4 -f FOLDER --num-steps 500 --percentile 99.9
+    python -m sb3_spiking.commands.convert --algo dqn --env PongNoFrameskip-v4 -f FOLDER --num-steps 500 --percentile 99.9
 
 The new agent lies in RL Zoo's layout in --out, where enjoy, evaluate and everything else find it; conversion.json and
 conversion.png beside it say how good it is. Interrupted and called again it goes on where it stopped.
@@ -26,15 +26,15 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.preprocessing import preprocess_obs
 from tqdm import tqdm
 
-from sb3_spiking.conversion import RULES, ConversionError, activation_scales, check_convertible, convert, with_num_steps
+from sb3_spiking.commands import arguments as cli
+from sb3_spiking.commands.evaluate import evaluate
+from sb3_spiking.conversion.rules import RULES, ConversionError, activation_scales, check_convertible, convert, with_num_steps
 from sb3_spiking.errors import AgentError
-from sb3_spiking.evaluate import evaluate
-from sb3_spiking.evaluation import cli
 from sb3_spiking.evaluation.agents import Agent, load_agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS
 from sb3_spiking.evaluation.results import interval
 from sb3_spiking.evaluation.scores import score_limits
-from sb3_spiking.folders import replaced
+from sb3_spiking.files import replaced
 from sb3_spiking.policies import SpikingPolicy
 from sb3_spiking.sharing.zoo_files import ZOO_FILES, read_yaml
 from sb3_spiking.snn.layers import delayed

@@ -13,7 +13,7 @@ from sb3_spiking.settings import PRESETS, SpikingSettings
 from sb3_spiking.snn.surrogates import SURROGATES
 
 # Within the package where a wheel was installed, beside it in a clone: see setup.py
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _FOLDER = next(folder for folder in (_PACKAGE / "hyperparams", _PACKAGE.parent / "hyperparams") if folder.is_dir())
 HYPERPARAMS_FILE = _FOLDER / "dqn.yml"
 LIU2022_FILE = _FOLDER / "dqn_liu2022.yml"

@@ -1,7 +1,7 @@
 """
 Goes on with a run of RL Zoo that was killed, in its own folder, from its checkpoint::
 
-    python -m sb3_spiking.resume logs/dqn/CartPole-v1_1
+    python -m sb3_spiking.training.resume logs/dqn/CartPole-v1_1
 
 The run must have been trained with the callback :class:`sb3_spiking.Checkpoint`. Its settings come from what RL Zoo saved in
 the folder, which RL Zoo evaluates as code: this command is for your own runs.
@@ -22,11 +22,11 @@ from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
-from sb3_spiking.checkpoint import Checkpoint, replace_file, restore
+from sb3_spiking.commands import arguments as cli
 from sb3_spiking.errors import AgentError
-from sb3_spiking.evaluation import cli
-from sb3_spiking.manifest import FOLDER, MANIFEST, read_manifest
 from sb3_spiking.sharing.zoo_files import read_yaml
+from sb3_spiking.training.checkpoint import Checkpoint, replace_file, restore
+from sb3_spiking.training.manifest import FOLDER, MANIFEST, read_manifest
 
 # What RL Zoo's args.yml says that an experiment takes by the same name, and what is used of the rest
 _ARGUMENTS = (

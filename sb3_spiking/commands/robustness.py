@@ -1,7 +1,7 @@
 """
 How well trained agents still play when a bar hides a part of the image, pixels are masked, or weights are rounded.
 
-    python -m sb3_spiking.robustness --algo dqn --env PongNoFrameskip-v4 -f FOLDER [FOLDER ...] --out robustness
+    python -m sb3_spiking.commands.robustness --algo dqn --env PongNoFrameskip-v4 -f FOLDER [FOLDER ...] --out robustness
 
 Writes episodes.csv as the episodes end; interrupted and called again it goes on where it stopped. Then robustness.csv and
 robustness.png, with the agents side by side.
@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas as pd
 from matplotlib import pyplot as plt
 
+from sb3_spiking.commands import arguments as cli
+from sb3_spiking.commands.evaluate import evaluate
 from sb3_spiking.errors import AgentError
-from sb3_spiking.evaluate import evaluate
-from sb3_spiking.evaluation import cli
 from sb3_spiking.evaluation.agents import Agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS
 from sb3_spiking.evaluation.perturbations import PERTURBATIONS

@@ -1,8 +1,8 @@
 """
 RL Zoo's commands for the Hub, with what is broken in them repaired::
 
-    TRUST_REMOTE_CODE=True python -m sb3_spiking.rl_zoo load_from_hub --algo dqn --env CartPole-v1 -orga ORGANIZATION -f logs
-    python -m sb3_spiking.rl_zoo push_to_hub --algo dqn --env CartPole-v1 -orga ORGANIZATION -f logs
+    TRUST_REMOTE_CODE=True sb3-spiking load_from_hub --algo dqn --env CartPole-v1 -orga ORGANIZATION -f logs
+    sb3-spiking push_to_hub --algo dqn --env CartPole-v1 -orga ORGANIZATION -f logs
 
 ``rl_zoo3.push_to_hub`` imports a name that huggingface_sb3 has changed, and ``rl_zoo3.load_from_hub`` waits for an exception
 of requests, which huggingface_hub no longer raises, for every agent without ``vec_normalize.pkl``. Where the installed

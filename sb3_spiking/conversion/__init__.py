@@ -1,0 +1,1 @@
+"""From a trained ReLU agent to a spiking one."""

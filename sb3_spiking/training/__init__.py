@@ -1,0 +1,1 @@
+"""What happens while an agent learns: callbacks, the replay of frames, checkpoints and going on from them."""

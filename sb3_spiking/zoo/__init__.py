@@ -1,0 +1,1 @@
+"""RL Zoo: our hyperparameters, the search over spiking settings, its commands for the Hub."""
