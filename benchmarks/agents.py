@@ -21,8 +21,8 @@ from training import Job, TrainingList
 
 import sb3_spiking.minatar  # noqa: F401  (registers its games)
 from sb3_spiking import SpikingPolicy
-from sb3_spiking.commands.evaluate import evaluate, summarise
 from sb3_spiking.evaluation.agents import load_agent
+from sb3_spiking.evaluation.comparison import evaluate, summarise
 from sb3_spiking.evaluation.episodes import PROTOCOLS
 from sb3_spiking.evaluation.table import markdown
 from sb3_spiking.sharing.zoo_files import read_yaml

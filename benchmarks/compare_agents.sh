@@ -10,7 +10,7 @@ mkdir -p $work $kept
 
 convert() { # name of the log folder, environment, options
     name=$1 env=$2 && shift 2
-    python -m sb3_spiking.convert $options --env "$env" -f relu-agents -o $work/"$name" "$@"
+    sb3-spiking convert $options --env "$env" -f relu-agents -o $work/"$name" "$@"
     game=$(echo "$env" | tr / -)
     mkdir -p $kept/"$name"
     cp $work/"$name"/dqn/"${game}"_1/conversion.json $kept/"$name"/"$game".json
@@ -27,14 +27,14 @@ for env in Asterix Breakout SpaceInvaders; do
 done
 cp $work/converted/dqn/LunarLander-v3_1/conversion.png $kept
 
-python -m sb3_spiking.evaluate $options --env CartPole-v1 Acrobot-v1 MinAtar/Breakout-v1 -f relu-agents $work/converted \
+sb3-spiking evaluate $options --env CartPole-v1 Acrobot-v1 MinAtar/Breakout-v1 -f relu-agents $work/converted \
     rl-trained-agents --relative-to relu-agents --n-envs 30 -o $work/evaluation
 cp $work/evaluation/summary.csv $work/evaluation/layers.csv $kept
 cp $work/evaluation/scores.png $kept/evaluation.png
 
 perturb() { # name of the table, folders of the agents, options
     name=$1 folders=$2 && shift 2
-    python -m sb3_spiking.robustness $options -f $folders -o $work/"$name" "$@"
+    sb3-spiking robustness $options -f $folders -o $work/"$name" "$@"
     cp $work/"$name"/robustness.csv $kept/"$name".csv
     cp $work/"$name"/robustness.png $kept/"$name".png
 }

@@ -3,7 +3,7 @@ Steps per second of DQN.learn, spiking beside ReLU networks of the same shape wi
 acting and updates together.
 
     python benchmarks/learn_speed.py
-    python benchmarks/learn_speed.py --input-scale 8  # the defaults, firing more
+    python benchmarks/learn_speed.py --policy-kwargs input_scale:10  # the defaults, firing more
 
 CartPole and Breakout have two layers of 256 and the paper's network, an update of 32 samples every 4 steps and as many
 simulation steps as ``--num-steps`` says. The paper's network starts out silent (docs/learning.md); here its weights are scaled
@@ -24,6 +24,7 @@ import peers
 import torch as th
 from machine import describe
 from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import StoreDict
 from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
@@ -71,12 +72,12 @@ def with_steps(game: str, num_steps: int | None, device: str) -> DQN:
     return model
 
 
-def default(env: str, spiking: bool, device: str, input_scale: float | None) -> DQN:
+def default(env: str, spiking: bool, device: str, changed: dict[str, Any]) -> DQN:
     """
     :param env: name of the environment
     :param spiking: whether the network spikes
     :param device: of the networks
-    :param input_scale: of the neurons, None for the default
+    :param changed: policy_kwargs of the spiking network that are changed
     :return: a DQN as ``-f sb3_spiking`` trains it
     """
 
@@ -99,8 +100,8 @@ def default(env: str, spiking: bool, device: str, input_scale: float | None) -> 
         if not spiking:
             optimizer = {"optimizer_kwargs": policy_kwargs.get("optimizer_kwargs", {})}
             hyperparams = {"policy": "MlpPolicy", "policy_kwargs": {**relu_like(settings), **optimizer}}
-        elif input_scale is not None:
-            hyperparams = {"policy_kwargs": {**policy_kwargs, "input_scale": input_scale}}
+        elif changed:
+            hyperparams = {"policy_kwargs": {**policy_kwargs, **changed}}
         if hyperparams:
             experiment = manager(hyperparams).setup_experiment()
             assert experiment is not None
@@ -124,7 +125,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=512, help="steps of a turn")
     parser.add_argument("--repeats", type=int, default=5, help="rounds in which each network has its turn")
     parser.add_argument("--num-steps", type=int, nargs="*", default=[8, 64])
-    parser.add_argument("--input-scale", type=float, help="of the neurons of the defaults")
+    parser.add_argument("--policy-kwargs", nargs="+", action=StoreDict, default={}, help="what is changed of the defaults")
     parser.add_argument("--games", nargs="+", default=["CartPole", "Breakout", *DEFAULTS], help="which of the five")
     parser.add_argument("--num-threads", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -136,7 +137,7 @@ def main() -> None:
     for game in args.games:
         if game in DEFAULTS:
             for name, spiking in (("ReLU", False), ("`-f sb3_spiking`", True)):
-                models[game, name] = default(game, spiking, args.device, args.input_scale)
+                models[game, name] = default(game, spiking, args.device, args.policy_kwargs)
         else:
             for num_steps in (None, *args.num_steps):
                 name = "ReLU" if num_steps is None else f"spiking, T = {num_steps}"

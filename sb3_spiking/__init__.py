@@ -59,6 +59,6 @@ def __getattr__(name: str) -> Any:
 
 if "rl_zoo3" in sys.modules:
     # Spiking settings join -optimize, wherever the hyperparameters come from
-    from sb3_spiking.zoo.hyperparams import register_search
+    from sb3_spiking.zoo.search import register_search
 
     register_search()

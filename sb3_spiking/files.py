@@ -1,6 +1,7 @@
-"""Folders that are there as a whole or not at all."""
+"""Files and folders that are there as a whole or not at all."""
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,3 +27,20 @@ def replaced(folder: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file at once: whoever reads it sees the one before or the new one, whole."""
+    draft = path.with_name(f".{path.name}")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    # The name is written when the folder is. Windows and some network mounts cannot do that: the file is replaced all the same
+    with contextlib.suppress(OSError):
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

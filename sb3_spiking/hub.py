@@ -185,8 +185,8 @@ def push_to_hub(
     # Evaluation pulls in RL Zoo, plots and tables, which loading does without
     from rl_zoo3.exp_manager import ExperimentManager
 
-    from sb3_spiking.commands.evaluate import evaluate, summarise
     from sb3_spiking.evaluation.agents import Agent
+    from sb3_spiking.evaluation.comparison import evaluate, summarise
     from sb3_spiking.evaluation.episodes import PROTOCOLS, Protocol
 
     if hyperparams is None:

@@ -21,8 +21,7 @@ from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
 
 import sb3_spiking
-from sb3_spiking import SpikingPolicy
-from sb3_spiking.commands import arguments as cli
+from sb3_spiking import SpikingPolicy, commands
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -141,10 +140,9 @@ def relu_run(tmp_path_factory):
 def in_process(monkeypatch, capsys):
     """Runs a command of ours in a folder without a process of its own; what it prints, and what it says of its progress."""
 
-    def run(module, arguments, folder):
+    def run(command, arguments, folder):
         monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", [module, *arguments.split()])
-        cli.run(importlib.import_module(f"sb3_spiking.{module}").main)
+        commands.main([command, *arguments.split()])
         output = capsys.readouterr()
         return output.out, output.err
 

@@ -344,7 +344,7 @@ CONFIGS = {
     "absurd size": "a: '" + "a" * 1_000_000 + "'",
     "a wrapper that is a command": "env_wrapper: os.system",
     "a wrapper that is a process": "env_wrapper: [subprocess.Popen: {shell: true}]",
-    "a wrapper that is a function of ours": "env_wrapper: sb3_spiking.commands.convert.main",
+    "a wrapper that is a function of ours": "env_wrapper: sb3_spiking.commands.main",
     "a wrapper that is a path": "env_wrapper: gymnasium.wrappers.../../x",
     "a wrapper that writes": f"env_wrapper: [stable_baselines3.common.monitor.Monitor: {{filename: {MARKER}}}]",
     "a wrapper that makes videos": f"env_wrapper: [gymnasium.wrappers.RecordVideo: {{video_folder: {MARKER}}}]",

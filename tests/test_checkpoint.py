@@ -467,7 +467,7 @@ def kill_and_resume(folder, kills, seed, longest):
     manifest = run / "checkpoint" / MANIFEST
     steps = []
     for number in range(kills + 1):
-        command = TRAIN.split() if not manifest.exists() else ["sb3_spiking.training.resume", str(run)]
+        command = TRAIN.split() if not manifest.exists() else ["sb3_spiking", "resume", str(run)]
         if not manifest.exists():
             shutil.rmtree(folder / "logs", ignore_errors=True)
         before = manifest.stat().st_mtime_ns if manifest.exists() else 0

@@ -17,7 +17,7 @@ from torch import nn
 
 import sb3_spiking
 from sb3_spiking import ReluExtractor, SpikingPolicy
-from sb3_spiking.commands.convert import agreement
+from sb3_spiking.conversion.agreement import agreement
 from sb3_spiking.conversion.rules import ConversionError, Percentile, activation_scales, connections, convert, with_num_steps
 from sb3_spiking.snn.layers import delayed
 from sb3_spiking.snn.readout import READOUTS
@@ -250,7 +250,7 @@ def test_the_command_goes_on_where_it_stopped_and_leaves_an_ordinary_agent(relu_
         "--algo dqn --env CartPole-v1 -f relu -o spiking --num-steps 30 --frames 200 --decisions 64 --episodes 2 --curve 5 "
         "--max-steps 50"
     )
-    first = command("sb3_spiking.commands.convert", arguments, relu_run)
+    first = command("sb3_spiking", f"convert {arguments}", relu_run)
     assert first.returncode == 0, first.stderr
     run = relu_run / "spiking/dqn/CartPole-v1_1"
     assert (run / "conversion.png").stat().st_size > 10_000
@@ -282,8 +282,8 @@ def test_the_command_goes_on_where_it_stopped_and_leaves_an_ordinary_agent(relu_
         ("-f relu --algo ppo", "no ppo agent for CartPole-v1 in relu"),
         ("-f ppo --algo ppo", "an agent of PPO: conversion takes a DQN"),
         ("-f relu --env Cartpole-v7", "there is no such environment"),
-        ("-f relu --num-steps 0", "--num-steps 0: expected at least 1"),
-        ("-f relu --percentile 0", "--percentile 0.0: expected above 0"),
+        ("-f relu --num-steps 0", "--num-steps: 0: expected a whole number of at least 1"),
+        ("-f relu --percentile 0", "--percentile: 0: expected above 0"),
         ("-f relu --curve 500", "--curve 500: expected from 1 to less than --num-steps"),
         ("-f relu -o relu", "the new agent would take the old one's place"),
         ("-f relu -o taken", "holds an agent that is not a converted one"),

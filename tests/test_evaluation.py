@@ -21,9 +21,9 @@ from stable_baselines3.common.atari_wrappers import ClipRewardEnv, EpisodicLifeE
 
 import sb3_spiking
 from sb3_spiking import SpikingPolicy
-from sb3_spiking.commands.evaluate import evaluate, summarise
 from sb3_spiking.errors import AgentError
 from sb3_spiking.evaluation.agents import load_agent
+from sb3_spiking.evaluation.comparison import evaluate, summarise
 from sb3_spiking.evaluation.episodes import PROTOCOLS, run_episodes
 from sb3_spiking.evaluation.operations import ENERGIES
 from sb3_spiking.evaluation.perturbations import MaskedPixels, OcclusionBar, quantised
@@ -290,7 +290,7 @@ def test_protocols_that_do_not_fit(atari):
 
 def test_evaluate_command(relu_run):
     arguments = "--algo dqn --env CartPole-v1 -f relu --episodes 3 --max-steps 40 --relative-to relu -o results"
-    result = command("sb3_spiking.commands.evaluate", arguments, relu_run)
+    result = command("sb3_spiking", f"evaluate {arguments}", relu_run)
     assert result.returncode == 0, result.stderr
     for name in ("episodes.csv", "summary.csv", "layers.csv", "scores.png"):
         assert (relu_run / "results" / name).stat().st_size > 0
@@ -303,7 +303,7 @@ def test_robustness_command_survives_a_kill(relu_run):
     arguments = (
         "--env CartPole-v1 -f relu --perturbations mask --levels 0 50 100 --episodes 4 --max-steps 200 --n-envs 1 -o rob"
     )
-    full = [sys.executable, "-m", "sb3_spiking.commands.robustness", *arguments.split()]
+    full = [sys.executable, "-m", "sb3_spiking", "robustness", *arguments.split()]
     environment = {**os.environ, "PYTHONPATH": str(Path(sb3_spiking.__file__).parents[1])}
     process = subprocess.Popen(full, cwd=relu_run, env=environment, stderr=subprocess.DEVNULL)
     rows = relu_run / "rob/episodes.csv"
@@ -313,7 +313,7 @@ def test_robustness_command_survives_a_kill(relu_run):
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = rows.read_text()
-    result = command("sb3_spiking.commands.robustness", arguments, relu_run)
+    result = command("sb3_spiking", f"robustness {arguments}", relu_run)
     assert result.returncode == 0, result.stderr
     assert rows.read_text().startswith(before[: before.rfind("\n") + 1])
     table = pd.read_csv(relu_run / "rob/robustness.csv")
@@ -329,15 +329,15 @@ def test_robustness_command_survives_a_kill(relu_run):
         ("evaluate", "-f damaged", "damaged, or no agent of SB3"),
         ("evaluate", "-f relu --algo nonsense", "--algo nonsense: expected one of"),
         ("evaluate", "-f relu --relative-to other", "--relative-to other: expected one of the folders"),
-        ("evaluate", "-f relu --epsilon 2", "--epsilon 2.0: expected 0 to 1"),
+        ("evaluate", "-f relu --epsilon 2", "--epsilon: 2: expected 0 to 1"),
         ("evaluate", "-f relu --gym-packages nothing_there", "--gym-packages nothing_there"),
-        ("robustness", "-f relu --perturbations fog", "--perturbations fog: expected some of"),
+        ("robustness", "-f relu --perturbations fog", "--perturbations: invalid choice: 'fog'"),
         ("robustness", "-f relu --perturbations occlusion", "occlusion: made for images"),
         ("robustness", "-f relu --perturbations quantisation --levels 32 1", "--levels 1: quantisation takes 2 to 24 bits"),
         ("robustness", "-f relu --perturbations mask --levels 150", "--levels 150: mask takes a percentage"),
         ("evaluate", "-f relu relu", "is named twice"),
         ("evaluate", "-f relu --seed 1 1", "each seed once"),
-        ("evaluate", "-f relu --seed -1", "--seed -1: expected 0 to"),
+        ("evaluate", "-f relu --seed -1", "--seed: -1: expected 0 to"),
         ("evaluate", "-f sac --algo sac --env Pendulum-v1 --relative-to sac --epsilon 0", "takes discrete actions"),
         ("robustness", "-f relu --levels 3", "Name one with --perturbations"),
     ],

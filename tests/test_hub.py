@@ -259,9 +259,9 @@ def test_rl_zoos_own_commands(hub, tmp_path, env, settings):
         sb3_spiking.push_to_hub(trained, f"org/dqn-{env}", env, n_eval_episodes=1, video_length=0)
     else:
         options = f"--algo dqn --env {env} -f sb3_spiking -orga org --no-render"
-        assert "repaired" in run("sb3_spiking.zoo.hub_commands", f"push_to_hub {options}", tmp_path, hub)
+        assert "repaired" in run("sb3_spiking", f"push_to_hub {options}", tmp_path, hub)
     options = f"--algo dqn --env {env} -f elsewhere -orga org"
-    run("sb3_spiking.zoo.hub_commands", f"load_from_hub {options}", tmp_path, hub, TRUST_REMOTE_CODE="True")
+    run("sb3_spiking", f"load_from_hub {options}", tmp_path, hub, TRUST_REMOTE_CODE="True")
     run("rl_zoo3.enjoy", f"--algo dqn --env {env} -f elsewhere --no-render -n 20", tmp_path, hub)
     loaded = sb3_spiking.load_from_hub(f"org/dqn-{env}")
     assert all(

@@ -18,7 +18,8 @@ import sb3_spiking
 import sb3_spiking.liu2022
 from custom_envs import algorithm_asked_for
 from sb3_spiking import SpikingPolicy
-from sb3_spiking.zoo.hyperparams import SEARCH_SPACE, convert_dqn_params, load_hyperparams, sample_dqn_params
+from sb3_spiking.zoo.hyperparams import load_hyperparams
+from sb3_spiking.zoo.search import SEARCH_SPACE, convert_dqn_params, sample_dqn_params
 
 LIU2022_GAMES = (
     "Atlantis BeamRider Boxing Breakout CrazyClimber Gopher Jamesbond Kangaroo Krull NameThisGame Pong RoadRunner "

@@ -1,13 +1,12 @@
-"""What the command lines have in common: RL Zoo's options, and errors of one line."""
+"""What the commands have in common: RL Zoo's options, the kinds of arguments, and the agents that they name."""
 
 import argparse
 import importlib
 import itertools
-import sys
+import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch as th
 from rl_zoo3.utils import StoreDict
 
@@ -16,6 +15,45 @@ from sb3_spiking.evaluation.agents import Agent, load_agent
 
 # Environments take 32 bits, of which a seed's episodes take a million
 _LARGEST_SEED = 4000
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """
+    :param least: the smallest number that is taken
+    :return: a type of arguments
+    """
+
+    def number(text: str) -> int:
+        if not text.lstrip("+-").isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text}: expected a whole number of at least {least}")
+        return int(text)
+
+    return number
+
+
+def _between(text: str, low: float, high: float, expected: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not low <= number <= high:
+        raise argparse.ArgumentTypeError(f"{text}: expected {expected}")
+    return number
+
+
+def probability(text: str) -> float:
+    """A number from 0 to 1."""
+    return _between(text, 0, 1, "0 to 1")
+
+
+def percentile(text: str) -> float:
+    """A number above 0, up to 100."""
+    return _between(text, math.ulp(0), 100, "above 0, up to 100")
+
+
+def seed(text: str) -> int:
+    """A seed whose episodes all have seeds that environments take."""
+    return int(_between(text, 0, _LARGEST_SEED, f"0 to {_LARGEST_SEED}"))
 
 
 def add_agent_arguments(parser: argparse.ArgumentParser, several: bool) -> None:
@@ -42,17 +80,12 @@ def add_agent_arguments(parser: argparse.ArgumentParser, several: bool) -> None:
     parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")
     parser.add_argument("--device", default="auto", help="PyTorch device")
     parser.add_argument("--num-threads", type=int, default=-1, help="threads for PyTorch (-1: its default)")
-    parser.add_argument("--n-envs", type=int, default=8, help="environments in parallel")
+    parser.add_argument("--n-envs", type=at_least(1), default=8, help="environments in parallel")
     parser.add_argument("--vec-env", choices=["dummy", "subproc"], default="dummy", help="VecEnv type")
 
 
 def prepare(args: argparse.Namespace) -> None:
     """Import the packages and set the threads that the command line names."""
-    if args.n_envs < 1:
-        raise AgentError(f"--n-envs {args.n_envs}: expected at least 1")
-    for seed in np.atleast_1d(args.seed):
-        if not 0 <= seed <= _LARGEST_SEED:
-            raise AgentError(f"--seed {seed}: expected 0 to {_LARGEST_SEED}")
     for package in args.gym_packages:
         try:
             importlib.import_module(package)
@@ -98,15 +131,3 @@ def _load(args: argparse.Namespace, env: str, folder: str, run: int) -> Agent:
     )
     agent.check()
     return agent
-
-
-def run(main: Callable[[], None]) -> None:
-    """Run a command; wrong input ends it with one line on standard error and status 2, as argparse does."""
-    try:
-        main()
-    except (AgentError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted: what was finished is saved, the same command goes on from there", file=sys.stderr)
-        sys.exit(130)

@@ -1,7 +1,7 @@
 """
 How well trained agents still play when a bar hides a part of the image, pixels are masked, or weights are rounded.
 
-    python -m sb3_spiking.commands.robustness --algo dqn --env PongNoFrameskip-v4 -f FOLDER [FOLDER ...] --out robustness
+    sb3-spiking robustness --algo dqn --env CartPole-v1 -f relu-agents rl-trained-agents --perturbations quantisation
 
 Writes episodes.csv as the episodes end; interrupted and called again it goes on where it stopped. Then robustness.csv and
 robustness.png, with the agents side by side.
@@ -11,86 +11,30 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-import pandas as pd
-from matplotlib import pyplot as plt
-
-from sb3_spiking.commands import arguments as cli
-from sb3_spiking.commands.evaluate import evaluate
+from sb3_spiking.commands import arguments
 from sb3_spiking.errors import AgentError
 from sb3_spiking.evaluation.agents import Agent
+from sb3_spiking.evaluation.comparison import evaluate
 from sb3_spiking.evaluation.episodes import PROTOCOLS
 from sb3_spiking.evaluation.perturbations import PERTURBATIONS
-from sb3_spiking.evaluation.results import interval
-from sb3_spiking.evaluation.scores import score_limits
+from sb3_spiking.evaluation.robustness import COLUMNS, plot, points, table_of
 from sb3_spiking.evaluation.table import markdown
 
-COLUMNS = ("environment", "agent", "perturbation", "level", "episodes", "score", "95% low", "95% high")
 
-
-def points(agents: list[Agent], names: list[str], levels: list[float] | None) -> list[tuple[Agent, str, float, Agent]]:
-    """
-    :param agents: that are tried
-    :param names: keys of :data:`~sb3_spiking.evaluation.perturbations.PERTURBATIONS`
-    :param levels: in place of the perturbations' own
-    :return: agent, perturbation, level and perturbed agent, for each point of a curve
-    """
-    those = []
-    for name in names:
-        for agent in agents:
-            perturbation = PERTURBATIONS[name]
-            for level in perturbation.levels(agent) if levels is None else levels:
-                other = dataclasses.replace(perturbation.apply(agent, level), name=f"{agent.name}, {name} {level:g}")
-                those.append((agent, name, level, other))
-    return those
-
-
-def plot(table: pd.DataFrame, path: Path) -> None:
-    """
-    Score against level, a curve for each agent, a panel for each environment and perturbation.
-
-    :param table: rows of COLUMNS
-    :param path: of the picture
-    """
-    panels = list(table.groupby(["environment", "perturbation"], sort=False))
-    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.8), squeeze=False)
-    for axis, ((environment, name), panel) in zip(axes[0], panels, strict=True):
-        for agent, curve in panel.groupby("agent", sort=False):
-            axis.plot(curve["level"], curve["score"], ".-", label=agent)
-            axis.fill_between(curve["level"], curve["95% low"], curve["95% high"], alpha=0.2)
-        axis.set_title(f"{environment}: {name}")
-        axis.set_xlabel(PERTURBATIONS[name].title)
-        if name == "quantisation":
-            axis.set_xscale("log", base=2)
-            axis.invert_xaxis()
-            axis.set_xticks(sorted(set(panel["level"])), [f"{level:g}" for level in sorted(set(panel["level"]))])
-    axes[0, 0].set_ylabel("score: mean and 95% interval")
-    axes[0, 0].legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_agent_arguments(parser, several=True)
-    parser.add_argument("--perturbations", nargs="+", metavar="NAME", help=f"of {', '.join(PERTURBATIONS)}; default: all")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    arguments.add_agent_arguments(parser, several=True)
+    parser.add_argument("--perturbations", nargs="+", choices=list(PERTURBATIONS), metavar="NAME", help="default: all")
     parser.add_argument("--levels", type=float, nargs="+", help="in place of a perturbation's own; name one perturbation")
-    parser.add_argument("--episodes", type=int, default=100, help="of a point; 100 in Patel et al. 2019")
-    parser.add_argument("--epsilon", type=float, default=0.05, help="probability of a random action")
-    parser.add_argument("--max-steps", type=int, default=18_000, help="decisions of an episode")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--episodes", type=arguments.at_least(1), default=100, help="of a point; 100 in Patel et al. 2019")
+    parser.add_argument("--epsilon", type=arguments.probability, default=0.05, help="of a random action")
+    parser.add_argument("--max-steps", type=arguments.at_least(1), default=18_000, help="decisions of an episode")
+    parser.add_argument("--seed", type=arguments.seed, default=0)
     parser.add_argument("-o", "--out", type=Path, default=Path("robustness"), help="folder of the results")
-    args = parser.parse_args()
 
-    cli.prepare(args)
-    for name in args.perturbations or []:
-        if name not in PERTURBATIONS:
-            raise AgentError(f"--perturbations {name}: expected some of {', '.join(PERTURBATIONS)}")
-    if args.levels and len(args.perturbations or []) != 1:
-        raise AgentError("--levels: the levels of which perturbation? Name one with --perturbations")
-    if args.episodes < 1 or args.max_steps < 1 or not 0 <= args.epsilon <= 1:
-        raise AgentError("expected --episodes and --max-steps of at least 1, and --epsilon from 0 to 1")
-    agents = cli.load_agents(args)
+
+def _perturbations(args: argparse.Namespace, agents: list[Agent]) -> list[str]:
+    """Those that all agents take, or that the command line names."""
     names = args.perturbations or list(PERTURBATIONS)
     for name in list(names):
         perturbation = PERTURBATIONS[name]
@@ -106,39 +50,22 @@ def main() -> None:
             for level in args.levels or []:
                 if not perturbation.accepts(agent, level):
                     raise AgentError(f"--levels {level:g}: {name} takes {perturbation.expected}")
+    return names
 
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate, save and print."""
+    arguments.prepare(args)
+    if args.levels and len(args.perturbations or []) != 1:
+        raise AgentError("--levels: the levels of which perturbation? Name one with --perturbations")
+    agents = arguments.load_agents(args)
+    those = points(agents, _perturbations(args, agents), args.levels)
     protocol = dataclasses.replace(PROTOCOLS["paper"], episodes=args.episodes, epsilon=args.epsilon, max_steps=args.max_steps)
-    those = points(agents, names, args.levels)
+    common = {"n_envs": args.n_envs, "subprocesses": args.vec_env == "subproc"}
     perturbed = [other for *_, other in those]
-    episodes = evaluate(
-        perturbed,
-        protocol,
-        args.out,
-        seeds=[args.seed],
-        n_envs=args.n_envs,
-        energy=None,
-        subprocesses=args.vec_env == "subproc",
-    )
-    rows = []
-    for agent, name, level, other in those:
-        scores = episodes[(episodes["env"] == agent.env_id) & (episodes["agent"] == other.name)]["score"]
-        rows.append(
-            (
-                agent.env_id,
-                agent.name,
-                name,
-                level,
-                len(scores),
-                scores.mean(),
-                *interval(scores, limits=score_limits(agent.env_id)),
-            )
-        )
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    episodes = evaluate(perturbed, protocol, args.out, seeds=[args.seed], energy=None, **common)
+    table = table_of(those, episodes)
     table.to_csv(args.out / "robustness.csv", index=False)
     plot(table, args.out / "robustness.png")
     print(markdown(COLUMNS, table.itertuples(index=False)))
     print(f"\n{args.out}/: episodes.csv, robustness.csv, robustness.png")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -7,7 +7,6 @@ disk of what is new since the one before. Nothing in it is unpickled: the model'
 has pickles that are not looked at.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -27,6 +26,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_spiking.errors import AgentError
+from sb3_spiking.files import replace_file
 from sb3_spiking.sharing.archive import parse_json, read_agent
 from sb3_spiking.training.manifest import FOLDER, FORMAT, MANIFEST, NUMBERS, check_files, check_numbers, digest, read_manifest
 from sb3_spiking.training.replay_files import BUFFERS, ReplayFiles
@@ -276,23 +276,6 @@ def _run_folder(env: Any) -> Path:
             "Checkpoint: folder=None takes the folder of the monitor files, and there are none that it can see; "
             "expected folder='...'"
         ) from error
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file at once: whoever reads it sees the one before or the new one, whole."""
-    draft = path.with_name(f".{path.name}")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    # The name is written when the folder is. Windows and some network mounts cannot do that: the file is replaced all the same
-    with contextlib.suppress(OSError):
-        handle = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _callbacks(root: BaseCallback) -> Iterator[BaseCallback]:

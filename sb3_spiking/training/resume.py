@@ -1,10 +1,8 @@
 """
-Goes on with a run of RL Zoo that was killed, in its own folder, from its checkpoint::
-
-    python -m sb3_spiking.training.resume logs/dqn/CartPole-v1_1
+Going on with a run of RL Zoo that was killed, in its own folder, from its checkpoint.
 
 The run must have been trained with the callback :class:`sb3_spiking.Checkpoint`. Its settings come from what RL Zoo saved in
-the folder, which RL Zoo evaluates as code: this command is for your own runs.
+the folder, which RL Zoo evaluates as code: this is for your own runs.
 """
 
 import argparse
@@ -22,10 +20,10 @@ from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
-from sb3_spiking.commands import arguments as cli
 from sb3_spiking.errors import AgentError
+from sb3_spiking.files import replace_file
 from sb3_spiking.sharing.zoo_files import read_yaml
-from sb3_spiking.training.checkpoint import Checkpoint, replace_file, restore
+from sb3_spiking.training.checkpoint import Checkpoint, restore
 from sb3_spiking.training.manifest import FOLDER, MANIFEST, read_manifest
 
 # What RL Zoo's args.yml says that an experiment takes by the same name, and what is used of the rest
@@ -142,13 +140,3 @@ def resume(folder: Path) -> None:
     model, _ = results
     experiment.learn(model)
     experiment.save_trained_model(model)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="of the run, such as logs/dqn/CartPole-v1_1")
-    resume(parser.parse_args().folder.resolve())
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -53,14 +53,12 @@ def repair() -> list[str]:
     return repaired
 
 
-def main() -> None:
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        sys.exit(f"{__doc__}\nexpected one of {', '.join(COMMANDS)}, and RL Zoo's options for it")
+def run(command: str, arguments: list[str]) -> None:
+    """
+    :param command: one of :data:`COMMANDS`
+    :param arguments: RL Zoo's options for it
+    """
     for name in repair():
         print(f"sb3_spiking: repaired {name}")
-    command = sys.argv.pop(1)
+    sys.argv = [command, *arguments]
     runpy.run_module(f"rl_zoo3.{command}", run_name="__main__", alter_sys=True)
-
-
-if __name__ == "__main__":
-    main()
