@@ -135,7 +135,7 @@ class TrainingList:
         checkpoints = list(folder.glob(f"*/*_1/{FOLDER}/{MANIFEST}"))
         if checkpoints:
             shutil.rmtree(folder / "result", ignore_errors=True)
-            command = ["-m", "sb3_spiking.training.resume", str(checkpoints[0].parents[1])]
+            command = ["-m", "sb3_spiking", "resume", str(checkpoints[0].parents[1])]
         else:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from sb3_spiking import SpikingPolicy
 from sb3_spiking.snn import SURROGATES, Leaky, kernels
 from sb3_spiking.snn.kernels import reference
+from sb3_spiking.snn.kernels.dynamics import Dynamics
 from sb3_spiking.snn.surrogates import Surrogate
 
 VECTOR = spaces.Box(-5, 5, (4,))
@@ -64,7 +65,7 @@ def test_what_comes_from_the_observation_is_not_delayed_and_what_comes_from_an_i
 
 @pytest.mark.parametrize("spike_grad", SURROGATES)
 def test_gradients_are_finite_at_the_default_slope(spike_grad):
-    arguments = (1, th.tensor(0.5), th.tensor(1.0), 1.0, Surrogate(spike_grad), "zero", True)
+    arguments = (1, th.tensor(0.5), th.tensor(1.0), Dynamics(1.0, Surrogate(spike_grad), "zero", True))
     gradients = []
     for leaky_window in (reference.leaky_window, kernels.leaky_window):
         currents = th.linspace(-20, 20, 41)[None].requires_grad_()

@@ -20,6 +20,7 @@ from torch.nn.utils import prune
 from sb3_spiking import SpikingPolicy
 from sb3_spiking.snn import SURROGATES, Leaky, SpikingLayer, kernels
 from sb3_spiking.snn.kernels import checks, cpu, events, reference
+from sb3_spiking.snn.kernels.dynamics import Dynamics
 from sb3_spiking.snn.layers import run_layers
 from sb3_spiking.snn.surrogates import Surrogate
 from sb3_spiking.training.callbacks import spike_counts
@@ -32,7 +33,7 @@ def run_window(backend, currents, num_steps, beta, threshold, spike_grad, reset,
     device = "cuda" if backend not in (cpu, reference) and th.cuda.is_available() else "cpu"
     inputs = [tensor.to(device, currents.dtype) for tensor in (currents, th.tensor(beta), th.tensor(threshold))]
     inputs = [tensor.detach().requires_grad_() for tensor in inputs]
-    arguments = (inputs[0], num_steps, inputs[1], inputs[2], 0.7, spike_grad, *reset, membranes)
+    arguments = (inputs[0], num_steps, inputs[1], inputs[2], Dynamics(0.7, spike_grad, *reset), membranes)
     window = backend.leaky_window(*arguments)
     grads = th.autograd.grad((window * weights.to(device)).sum(), inputs, allow_unused=True, materialize_grads=True)
     with th.no_grad():
@@ -632,7 +633,7 @@ def test_what_is_right_passes_the_check(dtype, gradients):
     checks.events(events, dtype, gradients)
     checks.inference(importlib.import_module("sb3_spiking.snn.kernels.inference"), dtype)
     for spike_grad, reset, flags in itertools.product(SURROGATES, RESETS, itertools.product((False, True), repeat=3)):
-        checks.leaky(cpu, "cpu", dtype, Surrogate(spike_grad), *reset, *flags, gradients)
+        checks.leaky(cpu, "cpu", dtype, Dynamics(0.7, Surrogate(spike_grad), *reset), *flags, gradients)
 
 
 @pytest.mark.parametrize("dtype", [th.float32, th.float64, th.float16, th.bfloat16])
@@ -640,12 +641,12 @@ def test_what_is_right_passes_the_check_of_triton(dtype):
     cuda = importlib.import_module("sb3_spiking.snn.kernels.cuda")
     device = "cuda" if th.cuda.is_available() else "cpu"
     for spike_grad, reset in zip(SURROGATES, itertools.cycle(RESETS)):
-        checks.leaky(cuda, device, dtype, Surrogate(spike_grad), *reset, False, False, False, True)
+        checks.leaky(cuda, device, dtype, Dynamics(0.7, Surrogate(spike_grad), *reset), False, False, False, True)
 
 
 def test_the_check_leaves_the_random_state_alone():
     state = th.get_rng_state()
-    checks.leaky(cpu, "cpu", th.float32, Surrogate("atan"), "zero", True, False, False, True, True)
+    checks.leaky(cpu, "cpu", th.float32, Dynamics(0.7, Surrogate("atan"), "zero", True), False, False, True, True)
     checks.events(events, th.float32, True)
     assert th.equal(th.get_rng_state(), state)
 
@@ -706,7 +707,7 @@ from sb3_spiking.snn import Leaky, kernels
 from sb3_spiking.snn.kernels import checks, cpu, events, inference, threads
 assert threads._parallel is threads._parallel_by_pool
 threads.GRAIN = threads._GRAIN_OF_PYTHON = 1
-checks.leaky(cpu, "cpu", th.float32, Leaky(beta=0.5).spike_grad, "zero", True, False, False, False, True)
+checks.leaky(cpu, "cpu", th.float32, Leaky(beta=0.5).dynamics, False, False, False, True)
 checks.events(events, th.float32, True)
 checks.inference(inference, th.float32)
 assert threads._pool is not None

@@ -82,8 +82,7 @@ class SpikingLayer(nn.Module):
         """The layer as numbers, where nothing is to be learned."""
         connection, neuron = self.connection, self.neuron
         stride = connection.stride[0] if isinstance(connection, nn.Conv2d) else 1
-        neurons = (*neuron.constants(), neuron.reset_mechanism, neuron.reset_delay)
-        return Layer(connection.weight, connection.bias, stride, *neurons, self.delay)
+        return Layer(connection.weight, connection.bias, stride, *neuron.constants(), neuron.dynamics, self.delay)
 
 
 def _has_hooks(module: nn.Module) -> bool:

@@ -6,6 +6,7 @@ import snntorch as snn
 import torch as th
 
 from sb3_spiking.snn.kernels import leaky_window
+from sb3_spiking.snn.kernels.dynamics import Dynamics
 from sb3_spiking.snn.surrogates import Surrogate
 
 
@@ -94,9 +95,14 @@ class Leaky(snn.Leaky):
         """
         return self._run(currents, num_steps, membranes=True)
 
-    def constants(self) -> tuple[float, float, float]:
-        """beta, the threshold and the factor on the currents as they are now, within their bounds."""
-        return min(max(self.beta.item(), 0.0), 1.0), max(self.threshold.item(), 0.0), self.input_scale
+    @property
+    def dynamics(self) -> Dynamics:
+        """What these neurons do, but for beta and the threshold."""
+        return Dynamics(self.input_scale, self.spike_grad, self.reset_mechanism, self.reset_delay)
+
+    def constants(self) -> tuple[float, float]:
+        """beta and the threshold as they are now, within their bounds."""
+        return min(max(self.beta.item(), 0.0), 1.0), max(self.threshold.item(), 0.0)
 
     def _run(self, currents: th.Tensor, num_steps: int | None, membranes: bool) -> th.Tensor:
         return leaky_window(
@@ -104,10 +110,7 @@ class Leaky(snn.Leaky):
             currents.shape[0] if num_steps is None else num_steps,
             _bounded(self.beta, 0.0, 1.0),
             _bounded(self.threshold, 0.0, float("inf")),
-            self.input_scale,
-            self.spike_grad,
-            self.reset_mechanism,
-            self.reset_delay,
+            self.dynamics,
             membranes,
         )
 

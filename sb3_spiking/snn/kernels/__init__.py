@@ -23,8 +23,7 @@ import torch as th
 from torch.nn import functional as F
 
 from sb3_spiking.snn.kernels import checks, reference
-from sb3_spiking.snn.kernels.dynamics import SURROGATES, Layer
-from sb3_spiking.snn.surrogates import Surrogate
+from sb3_spiking.snn.kernels.dynamics import SURROGATES, Dynamics, Layer
 
 #: Environment variable of :func:`use`
 VARIABLE = "SB3_SPIKING_KERNELS"
@@ -113,21 +112,16 @@ def leaky_window(
     num_steps: int,
     beta: th.Tensor,
     threshold: th.Tensor,
-    input_scale: float,
-    spike_grad: Surrogate,
-    reset_mechanism: str,
-    reset_delay: bool,
+    dynamics: Dynamics,
     membranes: bool = False,
 ) -> th.Tensor:
     """See :func:`sb3_spiking.snn.kernels.reference.leaky_window`."""
     backend, device, dtype = None, currents.device.type, currents.dtype
-    if dtype in _LEAKY_DTYPES.get(device, ()) and spike_grad.name in SURROGATES and not traced():
+    if dtype in _LEAKY_DTYPES.get(device, ()) and dynamics.spike_grad.name in SURROGATES and not traced():
         learns = beta.requires_grad or threshold.requires_grad
-        settings = (spike_grad, reset_mechanism, reset_delay, len(currents) == 1, membranes)
-        backend = _backend(device, checks.leaky, device, dtype, *settings, learns, th.is_grad_enabled())
-    window: th.Tensor = (backend or reference).leaky_window(
-        currents, num_steps, beta, threshold, input_scale, spike_grad, reset_mechanism, reset_delay, membranes
-    )
+        case = (dynamics._replace(input_scale=0.7), len(currents) == 1, membranes, learns, th.is_grad_enabled())
+        backend = _backend(device, checks.leaky, device, dtype, *case)
+    window: th.Tensor = (backend or reference).leaky_window(currents, num_steps, beta, threshold, dynamics, membranes)
     return window
 
 

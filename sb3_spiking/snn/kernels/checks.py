@@ -10,7 +10,7 @@ import torch as th
 from torch.nn import functional as F
 
 from sb3_spiking.snn.kernels import reference
-from sb3_spiking.snn.kernels.dynamics import Layer
+from sb3_spiking.snn.kernels.dynamics import Dynamics, Layer
 from sb3_spiking.snn.surrogates import Surrogate
 
 
@@ -42,9 +42,7 @@ def leaky(
     backend: ModuleType,
     device: str,
     dtype: th.dtype,
-    spike_grad: Surrogate,
-    reset_mechanism: str,
-    reset_delay: bool,
+    dynamics: Dynamics,
     constant: bool,
     membranes: bool,
     learns: bool,
@@ -56,6 +54,7 @@ def leaky(
     :param backend: with a function ``leaky_window``
     :param device: that it runs on
     :param dtype: of the currents
+    :param dynamics: of the neurons
     :param constant: whether the current is the same at every step
     :param learns: whether beta and the threshold have gradients
     :param gradients: whether there are any
@@ -71,8 +70,7 @@ def leaky(
             wanted = inputs[: 3 if learns else 1] if gradients else []
             for each in wanted:
                 each.requires_grad_()
-            settings = (0.7, spike_grad, reset_mechanism, reset_delay, membranes)
-            window = module.leaky_window(inputs[0], num_steps, *inputs[1:], *settings)
+            window = module.leaky_window(inputs[0], num_steps, *inputs[1:], dynamics, membranes)
             grads: tuple[th.Tensor, ...] = ()
             if wanted:
                 grads = th.autograd.grad((window * weights.to(where, number)).sum(), wanted, materialize_grads=True)
@@ -130,15 +128,14 @@ def inference(backend: ModuleType, dtype: th.dtype) -> None:
     one = th.ones((), dtype=dtype)
     with th.no_grad(), th.autocast("cpu", enabled=False):
         for reset in (("zero", True), ("zero", False), ("subtract", True), ("subtract", False), ("none", True)):
-            layers = [Layer(weight, weight.new_zeros(len(weight)), 1, 0.6, 0.9, 0.7, *reset) for weight in weights]
+            dynamics = Dynamics(0.7, Surrogate("fast_sigmoid"), *reset)
+            layers = [Layer(weight, weight.new_zeros(len(weight)), 1, 0.6, 0.9, dynamics) for weight in weights]
             window, done = backend.spikes(images, num_steps, layers, 1.0, _convolution)
             expected = images[None]
             for weight in weights[:done]:
                 flat = expected.flatten(0, 1)
                 currents = F.conv2d(flat, weight) if weight.dim() == 4 else F.linear(flat.flatten(1), weight)
                 currents = currents.unflatten(0, expected.shape[:2])
-                expected = reference.leaky_window(
-                    currents, num_steps, 0.6 * one, 0.9 * one, 0.7, Surrogate("fast_sigmoid"), *reset
-                )
+                expected = reference.leaky_window(currents, num_steps, 0.6 * one, 0.9 * one, dynamics)
             if done != len(layers) or (window.flatten(2) != expected.flatten(2)).sum() > 2:
                 raise WrongResultError("spikes differ from those of plain PyTorch")

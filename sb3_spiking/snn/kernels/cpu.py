@@ -9,7 +9,7 @@ import numpy as np
 import torch as th
 from torch.autograd.function import once_differentiable
 
-from sb3_spiking.snn.kernels.dynamics import RESETS, SURROGATES, dense, order_of, restored
+from sb3_spiking.snn.kernels.dynamics import RESETS, SURROGATES, Dynamics, dense, order_of, restored
 from sb3_spiking.snn.kernels.threads import kernel, run
 from sb3_spiking.snn.surrogates import Surrogate
 
@@ -223,11 +223,11 @@ def _backward(first, last, currents, beta, threshold, scale, reset, surrogate, s
                 _add(scratch, out[0, start:stop])
 
 
-def _run_forward(currents: th.Tensor, num_steps: int, dynamics: tuple[Any, ...], membranes: bool) -> th.Tensor:
+def _run_forward(currents: th.Tensor, num_steps: int, numbers: tuple[Any, ...], membranes: bool) -> th.Tensor:
     permuted, order = dense(currents)
     out = permuted.new_empty(num_steps, *permuted.shape[1:])
     flat = permuted.flatten(1).numpy()
-    run(_forward, flat.shape[1], out.numel(), flat, *dynamics, membranes, out.flatten(1).numpy())
+    run(_forward, flat.shape[1], out.numel(), flat, *numbers, membranes, out.flatten(1).numpy())
     return restored(out, order)
 
 
@@ -239,19 +239,19 @@ class _LeakyWindow(th.autograd.Function):
         beta: th.Tensor,
         threshold: th.Tensor,
         num_steps: int,
-        dynamics: tuple[Any, ...],
+        numbers: tuple[Any, ...],
         spike_grad: Surrogate,
         membranes: bool,
     ) -> th.Tensor:
         ctx.save_for_backward(currents, beta, threshold)
-        ctx.settings = (dynamics, spike_grad, membranes)
-        return _run_forward(currents.detach(), num_steps, dynamics, membranes)
+        ctx.settings = (numbers, spike_grad, membranes)
+        return _run_forward(currents.detach(), num_steps, numbers, membranes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
         currents, beta, threshold = ctx.saved_tensors
-        dynamics, spike_grad, membranes = ctx.settings
+        numbers, spike_grad, membranes = ctx.settings
         # In the order of the larger one: a constant current is one step, its gradient all of them
         order = order_of(grad_outputs[0] if currents.shape[0] == 1 else currents)
         permuted = currents.permute(order).contiguous()
@@ -262,7 +262,7 @@ class _LeakyWindow(th.autograd.Function):
         learned = np.zeros((2, flat.shape[1] if learns else 0), flat.dtype)
         surrogate, slope = SURROGATES[spike_grad.name], flat.dtype.type(spike_grad.slope or 0)
         results = (out.flatten(1).numpy(), learned)
-        run(_backward, flat.shape[1], 4 * grad.size, flat, *dynamics, surrogate, slope, membranes, grad, *results)
+        run(_backward, flat.shape[1], 4 * grad.size, flat, *numbers, surrogate, slope, membranes, grad, *results)
         totals: list[th.Tensor | None] = [None, None]
         if learns:
             sums = learned.sum(axis=1, dtype=np.float64)
@@ -275,16 +275,12 @@ def leaky_window(
     num_steps: int,
     beta: th.Tensor,
     threshold: th.Tensor,
-    input_scale: float,
-    spike_grad: Surrogate,
-    reset_mechanism: str,
-    reset_delay: bool,
+    dynamics: Dynamics,
     membranes: bool = False,
 ) -> th.Tensor:
     """See :func:`sb3_spiking.snn.kernels.reference.leaky_window`."""
     number = np.float32 if currents.dtype == th.float32 else np.float64
-    reset = RESETS[reset_mechanism, reset_delay]
-    dynamics = (number(beta.item()), number(threshold.item()), number(input_scale), reset)
+    numbers = (number(beta.item()), number(threshold.item()), number(dynamics.input_scale), dynamics.reset)
     if th.is_grad_enabled():
-        return _LeakyWindow.apply(currents, beta, threshold, num_steps, dynamics, spike_grad, membranes)
-    return _run_forward(currents, num_steps, dynamics, membranes)
+        return _LeakyWindow.apply(currents, beta, threshold, num_steps, numbers, dynamics.spike_grad, membranes)
+    return _run_forward(currents, num_steps, numbers, membranes)

@@ -12,8 +12,7 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
-from sb3_spiking.snn.kernels.dynamics import RESETS, SURROGATES, dense, restored
-from sb3_spiking.snn.surrogates import Surrogate
+from sb3_spiking.snn.kernels.dynamics import RESETS, SURROGATES, Dynamics, dense, restored
 
 _BLOCK = 256  # two neurons a thread, at Triton's four warps
 
@@ -177,9 +176,7 @@ class _LeakyWindow(th.autograd.Function):
         beta: th.Tensor,
         threshold: th.Tensor,
         num_steps: int,
-        input_scale: float,
-        spike_grad: Surrogate,
-        reset: int,
+        dynamics: Dynamics,
         membranes: bool,
         save: bool,
     ) -> th.Tensor:
@@ -188,11 +185,16 @@ class _LeakyWindow(th.autograd.Function):
         number = th.float64 if currents.dtype == th.float64 else th.float32
         out = permuted.new_empty(shape)
         # Without an immediate subtraction the membranes after a step follow from those before its reset
-        both = save and reset == RESETS["subtract", False] and any(ctx.needs_input_grad[1:3])
+        both = save and dynamics.reset == RESETS["subtract", False] and any(ctx.needs_input_grad[1:3])
         charges = permuted.new_empty(shape, dtype=number) if save else out
         afters = permuted.new_empty(shape, dtype=number) if both else charges
         neurons = out[0].numel()
-        settings = {"SCALE": input_scale, "RESET": reset, "MEMBRANES": membranes, "CONSTANT": len(currents) == 1}
+        settings = {
+            "SCALE": dynamics.input_scale,
+            "RESET": dynamics.reset,
+            "MEMBRANES": membranes,
+            "CONSTANT": len(currents) == 1,
+        }
         settings |= {"NUMBER": tl.float64 if number == th.float64 else tl.float32, "BLOCK": _BLOCK, "enable_fp_fusion": False}
         programs = triton.cdiv(neurons, _BLOCK)
         if out.numel():
@@ -203,7 +205,7 @@ class _LeakyWindow(th.autograd.Function):
                 )  # fmt: skip
         if save:
             ctx.save_for_backward(charges, afters, beta, threshold)
-            ctx.settings = (order, permuted.shape, currents.dtype, spike_grad, settings)
+            ctx.settings = (order, permuted.shape, currents.dtype, dynamics.spike_grad, settings)
         return restored(out, order)
 
     @staticmethod
@@ -228,7 +230,7 @@ class _LeakyWindow(th.autograd.Function):
             total.to(parameter.dtype).reshape(parameter.shape) if learns else None
             for total, parameter in zip(sums, (beta, threshold), strict=True)
         ]
-        return (restored(out, order), *totals, None, None, None, None, None, None)
+        return (restored(out, order), *totals, None, None, None, None)
 
 
 def leaky_window(
@@ -236,12 +238,8 @@ def leaky_window(
     num_steps: int,
     beta: th.Tensor,
     threshold: th.Tensor,
-    input_scale: float,
-    spike_grad: Surrogate,
-    reset_mechanism: str,
-    reset_delay: bool,
+    dynamics: Dynamics,
     membranes: bool = False,
 ) -> th.Tensor:
     """See :func:`sb3_spiking.snn.kernels.reference.leaky_window`."""
-    reset, save = RESETS[reset_mechanism, reset_delay], th.is_grad_enabled()
-    return _LeakyWindow.apply(currents, beta, threshold, num_steps, input_scale, spike_grad, reset, membranes, save)
+    return _LeakyWindow.apply(currents, beta, threshold, num_steps, dynamics, membranes, th.is_grad_enabled())

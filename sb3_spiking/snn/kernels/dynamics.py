@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import torch as th
 
+from sb3_spiking.snn.surrogates import Surrogate
+
 #: by reset_mechanism and reset_delay
 RESETS = {
     ("none", True): 0,
@@ -27,6 +29,27 @@ SURROGATES = {
 }
 
 
+class Dynamics(NamedTuple):
+    """
+    What a layer's neurons do, but for beta and the threshold, which may be learned.
+
+    :param input_scale: factor on the currents
+    :param spike_grad: Heaviside step of membrane less threshold, with a surrogate gradient
+    :param reset_mechanism: ``"subtract"``, ``"zero"`` or ``"none"``
+    :param reset_delay: reset at the next step (True) or in the step of the spike (False)
+    """
+
+    input_scale: float
+    spike_grad: Surrogate
+    reset_mechanism: str
+    reset_delay: bool
+
+    @property
+    def reset(self) -> int:
+        """Its number in :data:`RESETS`."""
+        return RESETS[self.reset_mechanism, self.reset_delay]
+
+
 class Layer(NamedTuple):
     """
     Weights and neurons of a spiking layer.
@@ -36,9 +59,7 @@ class Layer(NamedTuple):
     :param stride: stride of the convolution
     :param beta: in [0, 1]
     :param threshold: at least 0
-    :param input_scale: factor on the currents
-    :param reset_mechanism: as of :class:`sb3_spiking.snn.neurons.Leaky`
-    :param reset_delay: as of :class:`sb3_spiking.snn.neurons.Leaky`
+    :param dynamics: of its neurons
     :param delay: whether it sees spikes one step later
     """
 
@@ -47,9 +68,7 @@ class Layer(NamedTuple):
     stride: int
     beta: float
     threshold: float
-    input_scale: float
-    reset_mechanism: str
-    reset_delay: bool
+    dynamics: Dynamics
     delay: bool = False
 
 

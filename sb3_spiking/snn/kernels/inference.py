@@ -379,10 +379,10 @@ def spikes(
         geometry = (outputs, channels, height, width, kernel_height, kernel_width, layer.stride, lines, columns, whole, lanes)
         neurons = (
             layer.delay,
-            RESETS[layer.reset_mechanism, layer.reset_delay],
+            layer.dynamics.reset,
             layer.beta,
             layer.threshold,
-            layer.input_scale,
+            layer.dynamics.input_scale,
         )
         plans.append((weight.data_ptr(), bias.data_ptr(), *geometry, *neurons))
         channels, height, width = outputs, lines, columns

@@ -2,7 +2,7 @@
 
 import torch as th
 
-from sb3_spiking.snn.surrogates import Surrogate
+from sb3_spiking.snn.kernels.dynamics import Dynamics
 
 
 def leaky_window(
@@ -10,10 +10,7 @@ def leaky_window(
     num_steps: int,
     beta: th.Tensor,
     threshold: th.Tensor,
-    input_scale: float,
-    spike_grad: Surrogate,
-    reset_mechanism: str,
-    reset_delay: bool,
+    dynamics: Dynamics,
     membranes: bool = False,
 ) -> th.Tensor:
     """
@@ -27,13 +24,11 @@ def leaky_window(
     :param num_steps: T
     :param beta: membrane decay per step, in [0, 1]
     :param threshold: firing threshold, at least 0
-    :param input_scale: factor on the currents
-    :param spike_grad: Heaviside step of ``U - threshold`` with a surrogate gradient
-    :param reset_mechanism: ``"subtract"``, ``"zero"`` or ``"none"``
-    :param reset_delay: reset at the next step (True) or in the step of the spike (False)
+    :param dynamics: factor on the currents, surrogate and reset
     :param membranes: return the membranes after each step instead of the spikes
     :return: spikes or membranes, shape (T, B, \\*), in the currents' dtype
     """
+    input_scale, spike_grad, reset_mechanism, reset_delay = dynamics
     scaled = currents if input_scale == 1.0 else currents * input_scale
     membrane = th.zeros_like(scaled[0])
     spike = membrane
