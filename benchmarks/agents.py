@@ -5,9 +5,10 @@ The agents of ``rl-trained-agents`` and, for comparison, of ``relu-agents``: whe
     python benchmarks/agents.py keep benchmarks/cartpole.yml --method relu --folder relu-agents
     python benchmarks/agents.py play                                        # all of them: benchmark.md
 
-``keep`` takes finished jobs of ``benchmarks/training.py``, whose logs must still be there: what RL Zoo saved as the best model
-of the training becomes the agent, with its configuration and evaluations, in RL Zoo's layout. ``play`` evaluates under the
-protocol of Liu et al. 2022; interrupted, it goes on where it stopped.
+``keep`` takes finished jobs of ``benchmarks/training.py``, whose logs must still be there: what RL Zoo saved as the best
+model of the training becomes the agent, without what only learning needs, with its configuration and evaluations, in RL Zoo's
+layout.
+``play`` evaluates under the protocol of Liu et al. 2022; interrupted, it goes on where it stopped.
 """
 
 import argparse
@@ -17,10 +18,11 @@ from pathlib import Path
 
 import torch as th
 from machine import describe
+from stable_baselines3 import DQN
 from training import Job, TrainingList
 
 import sb3_spiking.minatar  # noqa: F401  (registers its games)
-from sb3_spiking import SpikingPolicy
+from sb3_spiking import SpikingPolicy, without_common_mode
 from sb3_spiking.evaluation.agents import load_agent
 from sb3_spiking.evaluation.comparison import evaluate, summarise
 from sb3_spiking.evaluation.episodes import PROTOCOLS
@@ -71,6 +73,23 @@ python -m rl_zoo3.enjoy --algo dqn --env MinAtar/Breakout-v1 -f rl-trained-agent
 """
 
 
+def save_to_act(source: Path, target: Path) -> None:
+    """
+    Save an agent of DQN without what only learning needs: no state of the optimizer, no common mode network, and a target
+    network that is the Q-network.
+
+    :param source: SB3's zip
+    :param target: the same; takes the same actions
+    """
+    model = DQN.load(source, device="cpu", buffer_size=1)
+    if getattr(model.policy, "common_mode", False) is not False:
+        model = without_common_mode(model)
+    model.policy.optimizer.state.clear()
+    for parameter, online in zip(model.q_net_target.parameters(), model.q_net.parameters(), strict=True):
+        parameter.data = online.data  # saved once
+    model.save(target)
+
+
 def keep(jobs: TrainingList, method: str, logs: Path, folder: Path) -> list[Path]:
     """
     Copy the agent of the best seed of each environment.
@@ -95,7 +114,7 @@ def keep(jobs: TrainingList, method: str, logs: Path, folder: Path) -> list[Path
         target = folder / algo / f"{name}_1"
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(trained / name, target / name)
-        shutil.copy(trained / "best_model.zip", target / f"{name}.zip")
+        save_to_act(trained / "best_model.zip", target / f"{name}.zip")
         shutil.copy(trained / "evaluations.npz", target)
         shutil.copy(jobs.results / job.name / "command.txt", target / name)
         arguments = target / name / "args.yml"  # without where this machine wrote its logs
