@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -37,156 +37,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "liu2022_spike": {**_LIU2022, "readout": "spike"},
     "liu2022_if": {**_LIU2022, "beta": 1.0, "input_scale": 1.0},
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpikingSettings:
-    """
-    Everything that makes a spiking network what it is. The neuron settings, from ``beta`` to ``learn_threshold``, are
-    one value for all layers or a tuple with one value for each spiking layer, from the input to the output.
-
-    :param num_steps: simulation steps of a decision's window (snnTorch's name; T in papers)
-    :param beta: membrane decay per step, in [0, 1]
-    :param threshold: a neuron fires when its membrane is above this, > 0
-    :param input_scale: factor on the currents into the neurons, > 0; 1/tau in neurons that scale their input
-    :param spike_grad: surrogate gradient, a key of ``SURROGATES``
-    :param slope: steepness of the surrogate (snnTorch's ``slope``, ``alpha`` for atan), > 0; None takes snnTorch's default
-    :param reset_mechanism: ``"zero"``, ``"subtract"`` or ``"none"``
-    :param reset_delay: reset one step after the spike, detached from the graph (snnTorch's default), or at once
-    :param learn_beta: learn one beta per layer
-    :param learn_threshold: learn one threshold per layer
-    :param normalization: of the currents into the neurons, a key of ``NORMALIZATIONS``; None for none
-    :param encoding: observation to input, a key of ``ENCODINGS``
-    :param readout: window to Q-values, a key of ``READOUTS``
-    :param layer_delay: a layer sees the spikes of the one before one step later, as on chips that run all layers at once,
-        and the readout too
-    :param conv_layers: ``(channels, kernel size, stride)`` of each spiking convolution, no padding; None takes the
-        body's own
-    :param layout: where an image has its channels, ``"chw"`` or ``"hwc"``; None takes SB3's rule for uint8 images
-    :param features_dim: spiking units after the convolutions
-    :param net_arch: spiking units of each dense layer after the body; None takes the body's own
-    :raises ValueError: for a value outside what its setting takes
-    """
-
-    num_steps: int = 8
-    beta: float | tuple[float, ...] = 0.5
-    threshold: float | tuple[float, ...] = 1.0
-    input_scale: float | tuple[float, ...] = 1.0
-    spike_grad: str | tuple[str, ...] = "fast_sigmoid"
-    slope: float | tuple[float | None, ...] | None = None
-    reset_mechanism: str | tuple[str, ...] = "zero"
-    reset_delay: bool | tuple[bool, ...] = True
-    learn_beta: bool | tuple[bool, ...] = False
-    learn_threshold: bool | tuple[bool, ...] = False
-    normalization: str | None = None
-    encoding: str = "direct"
-    readout: str = "rate"
-    layer_delay: bool = False
-    conv_layers: tuple[tuple[int, int, int], ...] | None = None
-    layout: str | None = None
-    features_dim: int = 512
-    net_arch: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = _tuples(getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
-            rule = _RULES[field.name]
-            values = value if field.name in NEURON_SETTINGS and isinstance(value, tuple) else (value,)
-            if not values or len(values) > _MAX_LAYERS or not all(rule.accepts(each) for each in values):
-                per_layer = ", or a list with one for each spiking layer" if field.name in NEURON_SETTINGS else ""
-                raise ValueError(f"{field.name}={getattr(self, field.name)!r}: expected {rule.expected}{per_layer}")
-        object.__setattr__(self, "slope", self._resolved_slope())
-
-    def _resolved_slope(self) -> float | tuple[float | None, ...] | None:
-        names, slopes = self.spike_grad, self.slope
-        if isinstance(names, str) and not isinstance(slopes, tuple):
-            return _surrogate_slope(names, slopes)
-        count = len(names) if isinstance(names, tuple) else len(slopes)  # type: ignore[arg-type]
-        names = (names,) * count if isinstance(names, str) else names
-        slopes = slopes if isinstance(slopes, tuple) else (slopes,) * count
-        if len(slopes) != len(names):
-            raise ValueError(f"slope has {len(slopes)} values, spike_grad {len(names)}: expected one for each spiking layer")
-        return tuple(_surrogate_slope(name, slope) for name, slope in zip(names, slopes, strict=True))
-
-    @classmethod
-    def resolve(
-        cls, *, preset: str | None = None, defaults: Mapping[str, Any] = MappingProxyType({}), **given: Any
-    ) -> "SpikingSettings":
-        """
-        What is given comes before the preset, the preset before the defaults. A slope belongs to its surrogate: choosing
-        another surrogate drops the slope of the one before.
-
-        :param preset: a key of :data:`PRESETS`
-        :param defaults: settings that come before this class's own defaults
-        :param given: settings by name; None stands for the default
-        :raises ValueError: for an unknown preset or setting, or a wrong value
-        """
-        if preset is not None and preset not in PRESETS:
-            raise ValueError(f"preset={preset!r}: expected {_one_of(PRESETS)}")
-        known = [field.name for field in fields(cls)]
-        for name in given:
-            if name not in known:
-                raise ValueError(unknown_setting(name, ["preset", *known]))
-        given = {name: value for name, value in given.items() if value is not None}
-        chosen: dict[str, Any] = {"spike_grad": cls.spike_grad}
-        for layer in (defaults, PRESETS.get(preset or "", {}), given):
-            if layer.get("spike_grad", chosen["spike_grad"]) != chosen["spike_grad"]:
-                chosen.pop("slope", None)
-            chosen.update(layer)
-        return cls(**chosen)
-
-    def neurons(self, count: int) -> list[dict[str, Any]]:
-        """
-        :param count: number of spiking layers
-        :return: keyword arguments of each layer's :class:`~sb3_spiking.snn.neurons.Leaky`
-        :raises ValueError: for a setting with another number of values, or a window that ends before spikes reach the
-            readout
-        """
-        if self.layer_delay and self.num_steps <= count:
-            raise ValueError(
-                f"num_steps={self.num_steps}, layer_delay=True: spikes take a step for each of {count} spiking layers to "
-                f"reach the readout; expected num_steps of at least {count + 1}"
-            )
-        layers: list[dict[str, Any]] = [{} for _ in range(count)]
-        for name in NEURON_SETTINGS:
-            value = getattr(self, name)
-            values = value if isinstance(value, tuple) else (value,) * count
-            if len(values) != count:
-                raise ValueError(f"{name}={value!r} has {len(values)} values: expected one for each of {count} spiking layers")
-            for layer, each in zip(layers, values, strict=True):
-                layer[name] = each
-        return layers
-
-    def as_dict(self) -> dict[str, Any]:
-        """The record as a dict of numbers, strings, tuples and None."""
-        return asdict(self)
-
-    def differences(self, other: "SpikingSettings") -> dict[str, tuple[Any, Any]]:
-        """What differs, by name: this record's value and the other's."""
-        pairs = {name: (value, getattr(other, name)) for name, value in self.as_dict().items()}
-        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def unknown_setting(name: str, known: Iterable[str], what: str = "A spiking network") -> str:
-    """What to tell somebody who gave ``name``, with the closest of the ``known`` names that ``what`` takes."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"Unknown setting {name!r}.{hint} {what} takes: {', '.join(known)}"
-
-
-NEURON_SETTINGS = (
-    "beta",
-    "threshold",
-    "input_scale",
-    "spike_grad",
-    "slope",
-    "reset_mechanism",
-    "reset_delay",
-    "learn_beta",
-    "learn_threshold",
-)
 
 
 @dataclass(frozen=True)
@@ -232,33 +82,180 @@ def _choice(choices: Mapping[str, Any] | tuple[str, ...]) -> _Rule:
 
 
 _POSITIVE = _Rule(lambda value: _is_number(value) and value > 0, "a number above 0")
+_SHARE = _Rule(lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1")
 _FLAG = _Rule(lambda value: isinstance(value, bool), "True or False")
+_COUNT = _Rule(_is_int, "a whole number of at least 1")
 
-_RULES: dict[str, _Rule] = {
-    "num_steps": _Rule(_is_int, "a whole number of simulation steps, at least 1"),
-    "beta": _Rule(lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
-    "threshold": _POSITIVE,
-    "input_scale": _POSITIVE,
-    "spike_grad": _choice(SURROGATES),
-    "slope": _Rule(lambda value: value is None or _POSITIVE.accepts(value), "a number above 0, or None"),
-    "reset_mechanism": _choice(("zero", "subtract", "none")),
-    "reset_delay": _FLAG,
-    "learn_beta": _FLAG,
-    "learn_threshold": _FLAG,
-    "normalization": _Rule(lambda value: value is None or value in NORMALIZATIONS, f"None or {_one_of(NORMALIZATIONS)}"),
-    "encoding": _choice(ENCODINGS),
-    "readout": _choice(READOUTS),
-    "layer_delay": _FLAG,
-    "conv_layers": _Rule(
-        lambda value: value is None or _is_conv_layers(value),
-        "a list of (channels, kernel size, stride), whole numbers of at least 1",
-    ),
-    "layout": _Rule(lambda value: value in (None, "chw", "hwc"), "'chw' (channels first) or 'hwc' (channels last)"),
-    "features_dim": _Rule(_is_int, "a whole number of units, at least 1"),
-    "net_arch": _Rule(
-        lambda value: value is None or _is_units(value), "a list of units, whole numbers of at least 1, one for each layer"
-    ),
-}
+
+def _setting(default: Any, rule: _Rule, description: str, per_layer: bool = False) -> Any:
+    """A field of the record: its default, what it takes, what it means, and whether each spiking layer may have its own."""
+    return field(default=default, metadata={"rule": rule, "description": description, "per_layer": per_layer})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpikingSettings:
+    """
+    Everything that makes a spiking network what it is. Those marked * are one value for all layers or a tuple with one value
+    for each spiking layer, from the input to the output. What is said of each ends with its default; a body has some of its
+    own, which come before them: :attr:`sb3_spiking.extractors.SpikingExtractor.defaults`.
+
+    :raises ValueError: for a value outside what its setting takes
+    """
+
+    num_steps: int = _setting(8, _COUNT, "simulation steps of a decision's window (snnTorch's name; T in papers)")
+    beta: float | tuple[float, ...] = _setting(0.5, _SHARE, "membrane decay per step", per_layer=True)
+    threshold: float | tuple[float, ...] = _setting(
+        1.0, _POSITIVE, "a neuron fires when its membrane is above this", per_layer=True
+    )
+    input_scale: float | tuple[float, ...] = _setting(
+        1.0, _POSITIVE, "factor on the currents into the neurons; 1/tau in neurons that scale their input", per_layer=True
+    )
+    spike_grad: str | tuple[str, ...] = _setting("fast_sigmoid", _choice(SURROGATES), "surrogate gradient", per_layer=True)
+    slope: float | tuple[float | None, ...] | None = _setting(
+        None,
+        _Rule(lambda value: value is None or _POSITIVE.accepts(value), "a number above 0, or None"),
+        "steepness of the surrogate (snnTorch's slope, alpha for atan); None takes snnTorch's default",
+        per_layer=True,
+    )
+    reset_mechanism: str | tuple[str, ...] = _setting(
+        "zero", _choice(("zero", "subtract", "none")), "what a spike does to the membrane", per_layer=True
+    )
+    reset_delay: bool | tuple[bool, ...] = _setting(
+        True, _FLAG, "reset one step after the spike, detached from the graph (snnTorch's default), or at once", per_layer=True
+    )
+    learn_beta: bool | tuple[bool, ...] = _setting(False, _FLAG, "learn one beta per layer", per_layer=True)
+    learn_threshold: bool | tuple[bool, ...] = _setting(False, _FLAG, "learn one threshold per layer", per_layer=True)
+    normalization: str | None = _setting(
+        None,
+        _Rule(lambda value: value is None or value in NORMALIZATIONS, f"None or {_one_of(NORMALIZATIONS)}"),
+        "of the currents into the neurons",
+    )
+    encoding: str = _setting("direct", _choice(ENCODINGS), "observation to input")
+    readout: str = _setting("rate", _choice(READOUTS), "window to Q-values")
+    layer_delay: bool = _setting(
+        False,
+        _FLAG,
+        "a layer, and the readout, sees the spikes of the one before one step later, as on chips that run all layers at once",
+    )
+    conv_layers: tuple[tuple[int, int, int], ...] | None = _setting(
+        None,
+        _Rule(
+            lambda value: value is None or _is_conv_layers(value),
+            "a list of (channels, kernel size, stride), whole numbers of at least 1",
+        ),
+        "each spiking convolution, without padding; None takes the body's own",
+    )
+    layout: str | None = _setting(
+        None,
+        _Rule(lambda value: value in (None, "chw", "hwc"), "'chw' (channels first) or 'hwc' (channels last)"),
+        "where an image has its channels; None takes SB3's rule for uint8 images",
+    )
+    features_dim: int = _setting(512, _COUNT, "spiking units after the convolutions")
+    net_arch: tuple[int, ...] | None = _setting(
+        None,
+        _Rule(
+            lambda value: value is None or _is_units(value), "a list of units, whole numbers of at least 1, one for each layer"
+        ),
+        "spiking units of each dense layer after the body; None takes the body's own",
+    )
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = _tuples(getattr(self, each.name))
+            object.__setattr__(self, each.name, value)
+            rule, per_layer = each.metadata["rule"], each.metadata["per_layer"]
+            values = value if per_layer and isinstance(value, tuple) else (value,)
+            if not values or len(values) > _MAX_LAYERS or not all(map(rule.accepts, values)):
+                or_list = ", or a list with one for each spiking layer" if per_layer else ""
+                raise ValueError(f"{each.name}={value!r}: expected {rule.expected}{or_list}")
+        object.__setattr__(self, "slope", self._resolved_slope())
+
+    def _resolved_slope(self) -> float | tuple[float | None, ...] | None:
+        names, slopes = self.spike_grad, self.slope
+        if isinstance(names, str) and not isinstance(slopes, tuple):
+            return _surrogate_slope(names, slopes)
+        count = len(names) if isinstance(names, tuple) else len(slopes)  # type: ignore[arg-type]
+        names = (names,) * count if isinstance(names, str) else names
+        slopes = slopes if isinstance(slopes, tuple) else (slopes,) * count
+        if len(slopes) != len(names):
+            raise ValueError(f"slope has {len(slopes)} values, spike_grad {len(names)}: expected one for each spiking layer")
+        return tuple(_surrogate_slope(name, slope) for name, slope in zip(names, slopes, strict=True))
+
+    @classmethod
+    def resolve(
+        cls, *, preset: str | None = None, defaults: Mapping[str, Any] = MappingProxyType({}), **given: Any
+    ) -> "SpikingSettings":
+        """
+        What is given comes before the preset, the preset before the defaults. A slope belongs to its surrogate: choosing
+        another surrogate drops the slope of the one before.
+
+        :param preset: a key of :data:`PRESETS`
+        :param defaults: settings that come before this class's own defaults
+        :param given: settings by name; None stands for the default
+        :raises ValueError: for an unknown preset or setting, or a wrong value
+        """
+        if preset is not None and preset not in PRESETS:
+            raise ValueError(f"preset={preset!r}: expected {_one_of(PRESETS)}")
+        known = [each.name for each in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise ValueError(unknown_setting(name, ["preset", *known]))
+        given = {name: value for name, value in given.items() if value is not None}
+        chosen: dict[str, Any] = {"spike_grad": cls.spike_grad}
+        for layer in (defaults, PRESETS.get(preset or "", {}), given):
+            if layer.get("spike_grad", chosen["spike_grad"]) != chosen["spike_grad"]:
+                chosen.pop("slope", None)
+            chosen.update(layer)
+        return cls(**chosen)
+
+    def neurons(self, count: int) -> list[dict[str, Any]]:
+        """
+        :param count: number of spiking layers
+        :return: keyword arguments of each layer's :class:`~sb3_spiking.snn.neurons.Leaky`
+        :raises ValueError: for a setting with another number of values, or a window that ends before spikes reach the
+            readout
+        """
+        if self.layer_delay and self.num_steps <= count:
+            raise ValueError(
+                f"num_steps={self.num_steps}, layer_delay=True: spikes take a step for each of {count} spiking layers to "
+                f"reach the readout; expected num_steps of at least {count + 1}"
+            )
+        layers: list[dict[str, Any]] = [{} for _ in range(count)]
+        for name in NEURON_SETTINGS:
+            value = getattr(self, name)
+            values = value if isinstance(value, tuple) else (value,) * count
+            if len(values) != count:
+                raise ValueError(f"{name}={value!r} has {len(values)} values: expected one for each of {count} spiking layers")
+            for layer, each in zip(layers, values, strict=True):
+                layer[name] = each
+        return layers
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as a dict of numbers, strings, tuples and None."""
+        return asdict(self)
+
+    def differences(self, other: "SpikingSettings") -> dict[str, tuple[Any, Any]]:
+        """What differs, by name: this record's value and the other's."""
+        pairs = {name: (value, getattr(other, name)) for name, value in self.as_dict().items()}
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+#: Those that may differ from layer to layer
+NEURON_SETTINGS = tuple(each.name for each in fields(SpikingSettings) if each.metadata["per_layer"])
+assert SpikingSettings.__doc__ is not None
+SpikingSettings.__doc__ += "\n" + "\n".join(
+    f"    * ``{each.name}``{' *' if each.metadata['per_layer'] else ''}: {each.metadata['description']}; "
+    f"{each.metadata['rule'].expected}; {each.default!r}"
+    for each in fields(SpikingSettings)
+)
+
+
+def unknown_setting(name: str, known: Iterable[str], what: str = "A spiking network") -> str:
+    """What to tell somebody who gave ``name``, with the closest of the ``known`` names that ``what`` takes."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"Unknown setting {name!r}.{hint} {what} takes: {', '.join(known)}"
 
 
 def _surrogate_slope(name: str, slope: float | None) -> float | None:

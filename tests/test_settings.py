@@ -1,15 +1,19 @@
 import json
-from dataclasses import FrozenInstanceError
+import re
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
-from sb3_spiking import PRESETS, SpikingSettings
+from sb3_spiking import PRESETS, SpikingMLP, SpikingSettings
+from sb3_spiking.settings import NEURON_SETTINGS
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"num_steps": 0}, r"num_steps=0: expected a whole number of simulation steps, at least 1"),
+        ({"num_steps": 0}, r"num_steps=0: expected a whole number of at least 1"),
         ({"num_steps": 2.5}, r"num_steps=2.5: expected a whole number"),
         ({"num_steps": True}, r"num_steps=True: expected a whole number"),
         ({"beta": 1.5}, r"beta=1.5: expected a number from 0 to 1"),
@@ -105,3 +109,19 @@ def test_a_window_too_short_for_the_delays_is_refused():
     assert len(settings.neurons(2)) == 2
     with pytest.raises(ValueError, match="expected num_steps of at least 4"):
         settings.neurons(3)
+
+
+def test_the_table_of_the_docs_has_every_setting():
+    text = (Path(__file__).parents[1] / "docs/network.md").read_text()
+    rows = re.findall(r"^\| (`.*?`(?: \*)?) \| (.*?) \|", text[text.index("| setting | default |") :], re.MULTILINE)
+    listed = {name: (names.endswith("*"), default) for names, default in rows for name in re.findall(r"`(\w+)`", names)}
+    del listed["preset"]
+    assert set(listed) == {each.name for each in fields(SpikingSettings)}
+    body = SpikingMLP(gym.make("CartPole-v1").observation_space).settings
+    for each in fields(SpikingSettings):
+        starred, default = listed[each.name]
+        assert starred == (each.name in NEURON_SETTINGS), each.name
+        if each.name not in ("conv_layers", "net_arch", "layout", "slope"):
+            value = getattr(body, each.name)
+            shown = f'`"{value}"`' if isinstance(value, str) else f"{value}"
+            assert default.startswith(shown), each.name
