@@ -1,4 +1,4 @@
-"""The one exception for agents that cannot be used."""
+"""The one exception for agents that cannot be used, and the one line that is said of another."""
 
 
 class AgentError(ValueError):
@@ -11,3 +11,12 @@ class AgentError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__("".join(each if each.isprintable() else "?" for each in " ".join(message.split())))
+
+
+def one_line(error: BaseException, longest: int = 300) -> str:
+    """
+    :param error: of another library, perhaps of many lines or of none
+    :param longest: characters that are shown
+    :return: what it says in one line, or its type where it says nothing
+    """
+    return (" ".join(str(error).split()) or type(error).__name__)[:longest]

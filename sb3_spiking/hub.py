@@ -31,7 +31,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecVideoRecorder
 
-from sb3_spiking.errors import AgentError
+from sb3_spiking.errors import AgentError, one_line
 from sb3_spiking.policies import SpikingPolicy
 from sb3_spiking.sharing.archive import CONFIG, OPTIMIZER, WEIGHTS, parse_json
 from sb3_spiking.sharing.loading import load
@@ -89,7 +89,7 @@ def load_from_hub(
                     path = download(archive, only_cache=True)
                 except EntryNotFoundError:
                     raise error from error.__cause__
-                reason = _one_line(error.__cause__ or error)
+                reason = one_line(error.__cause__ or error)
                 warnings.warn(f"{repo_id}: taking {archive} from the cache, {CONFIG} cannot be had: {reason}", stacklevel=2)
                 return load(path, env, device, **hyperparameters)
             except EntryNotFoundError:
@@ -108,7 +108,7 @@ def load_from_hub(
         raise
     except Exception as error:  # what the connection's library raises differs between versions of huggingface_hub
         cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
-        raise AgentError(f"{repo_id}: {_reason(error, filename or WEIGHTS, revision)}: {_one_line(cause)}") from error
+        raise AgentError(f"{repo_id}: {_reason(error, filename or WEIGHTS, revision)}: {one_line(cause)}") from error
 
 
 @contextlib.contextmanager
@@ -219,7 +219,7 @@ def push_to_hub(
             api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
         except Exception as error:
             reason = _reason(error, "", None)
-            raise AgentError(f"{repo_id}: the agent was not pushed, {reason}: {_one_line(error)}") from error
+            raise AgentError(f"{repo_id}: the agent was not pushed, {reason}: {one_line(error)}") from error
     return str(url)
 
 
@@ -259,7 +259,7 @@ def _record(agent: Any, file: Path, length: int) -> None:
         (video,) = (file.parent / "videos").glob("*.mp4")
         video.replace(file)
     except Exception as error:  # rendering, moviepy or ffmpeg: an agent can be shared without a video
-        warnings.warn(f"no video of {agent.env_id}: {type(error).__name__}: {_one_line(error)}", stacklevel=3)
+        warnings.warn(f"no video of {agent.env_id}: {type(error).__name__}: {one_line(error)}", stacklevel=3)
     finally:
         shutil.rmtree(file.parent / "videos", ignore_errors=True)
 
@@ -340,7 +340,3 @@ def _snippet(repo_id: str, env_id: str, environment: dict[str, Any]) -> str:
     lines.append(f'model = sb3_spiking.load_from_hub("{repo_id}")')
     lines.append("print(evaluate_policy(model, env, n_eval_episodes=5))")
     return "\n".join([*imports, "", *lines])
-
-
-def _one_line(error: BaseException) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]

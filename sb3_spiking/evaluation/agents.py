@@ -21,7 +21,7 @@ from rl_zoo3.utils import create_test_env, get_model_path
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from sb3_spiking.errors import AgentError
+from sb3_spiking.errors import AgentError, one_line
 from sb3_spiking.sharing.archive import read_agent
 from sb3_spiking.sharing.loading import build
 from sb3_spiking.sharing.zoo_files import read_environment
@@ -103,7 +103,7 @@ class Agent:
                     vec_env_cls=SubprocVecEnv if subprocesses else DummyVecEnv,
                 )
         except Exception as error:  # whatever an environment or a wrapper says of its arguments
-            reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
+            reason = one_line(error)
             raise AgentError(f"{self.stats_path}: no environment {self.env_id} as it says: {reason}") from error
 
     def check(self) -> None:
@@ -120,7 +120,7 @@ class Agent:
             actions, _ = self.model.predict(observation, deterministic=True)
             env.step(np.asarray(actions))
         except Exception as error:  # whatever an environment or a wrapper says
-            reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
+            reason = one_line(error)
             raise AgentError(f"{self.path}: does not play {self.env_id} as {self.stats_path} has it: {reason}") from error
         finally:
             env.close()
@@ -221,7 +221,7 @@ def _unpickle(path: Path, algo: str, hyperparams: dict[str, Any], device: str) -
             warnings.simplefilter("ignore")
             return ALGOS[algo].load(path, custom_objects=schedules, device=device, **kwargs)
     except Exception as error:  # a damaged zip, or that of another algorithm, fails in many ways
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise AgentError(f"{path} does not load as an agent of {algo}: {reason[:300]}") from error
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sb3_spiking.errors import AgentError
+from sb3_spiking.errors import AgentError, one_line
 from sb3_spiking.evaluation.episodes import Episode, Operations
 
 
@@ -134,5 +134,5 @@ def read_evaluations(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if timesteps.ndim != 1 or results.ndim != 2 or len(timesteps) != len(results):
             raise ValueError(f"steps of shape {timesteps.shape} and scores of shape {results.shape}")
     except Exception as error:  # readers of zips and of arrays fail in many ways
-        raise AgentError(f"{path}: damaged: {' '.join(str(error).split())[:200] or type(error).__name__}") from error
+        raise AgentError(f"{path}: damaged: {one_line(error)}") from error
     return timesteps, results.mean(axis=1), results.std(axis=1)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch as th
 from safetensors.torch import load_file
 
-from sb3_spiking.errors import AgentError
+from sb3_spiking.errors import AgentError, one_line
 from sb3_spiking.sharing.pickles import check_weights_pickle
 
 CONFIG = "config.json"
@@ -96,7 +96,7 @@ def _read_folder(folder: Path) -> AgentRecord:
     try:
         data = parse_json(config.read_bytes(), str(config))
     except OSError as error:
-        raise AgentError(f"{config}: it cannot be read: {_one_line(error)}") from error
+        raise AgentError(f"{config}: it cannot be read: {one_line(error)}") from error
     optimizer = folder / OPTIMIZER
     state = _unflattened(_read_tensors(optimizer), str(optimizer)) if optimizer.is_file() else None
     return AgentRecord(folder, data, _read_tensors(weights), state)
@@ -131,7 +131,7 @@ def _read_tensors(file: Path) -> dict[str, Any]:
     except AgentError:
         raise
     except Exception as error:  # files that cannot be read, and what safetensors says of damage
-        raise AgentError(f"{file}: damaged safetensors: {_one_line(error)}") from error
+        raise AgentError(f"{file}: damaged safetensors: {one_line(error)}") from error
 
 
 def flattened(state: dict[str, Any]) -> dict[str, th.Tensor]:
@@ -175,7 +175,7 @@ def _read_zip(path: Path) -> AgentRecord:
     except AgentError:
         raise
     except Exception as error:  # the readers of zips fail in many ways
-        raise AgentError(f"{path}: a damaged zip: {_one_line(error)}") from error
+        raise AgentError(f"{path}: a damaged zip: {one_line(error)}") from error
     return AgentRecord(path, data, parameters, optimizer)
 
 
@@ -224,11 +224,7 @@ def _tensors(content: bytes, source: str) -> dict[str, Any]:
     except AgentError:
         raise
     except Exception as error:  # PyTorch's reader fails in many ways
-        raise AgentError(f"{source}: damaged: {_one_line(error)}") from error
+        raise AgentError(f"{source}: damaged: {one_line(error)}") from error
     if not isinstance(state, dict):
         raise AgentError(f"{source}: expected named tensors, not {type(state).__name__}")
     return dict(state)
-
-
-def _one_line(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sb3_spiking.errors import AgentError
+from sb3_spiking.errors import AgentError, one_line
 from sb3_spiking.extractors import SpikingCombinedExtractor, SpikingMLP, SpikingNatureCNN
 from sb3_spiking.policies import SpikingPolicy
 from sb3_spiking.relu import ReluExtractor
@@ -128,7 +128,7 @@ def build(
     try:
         return _build(algorithm, record, device, env, hyperparameters or {})
     except Exception as error:  # whatever a class says of arguments that it does not take
-        reason = (" ".join(str(error).split()) or type(error).__name__)[:1000]
+        reason = one_line(error, 1000)
         raise AgentError(f"{record.path}: no agent of {algorithm.__name__} that can be used: {reason}") from error
 
 

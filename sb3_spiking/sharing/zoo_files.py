@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from sb3_spiking.errors import AgentError
+from sb3_spiking.errors import AgentError, one_line
 
 #: What RL Zoo writes into the folder beside an agent
 ZOO_FILES = ("config.yml", "args.yml", "command.txt", "vecnormalize.pkl")
@@ -90,7 +90,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     try:
         content = yaml.load(file.read_text(), Loader=_ZooLoader)
     except Exception as error:  # PyYAML's constructors fail in many ways
-        raise AgentError(f"{file}: damaged, or more than numbers and strings: {' '.join(str(error).split())[:300]}") from error
+        raise AgentError(f"{file}: damaged, or more than numbers and strings: {one_line(error)}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
