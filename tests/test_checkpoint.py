@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from processes import environment, finished, python
 from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import CallbackList, EvalCallback, StopTrainingOnMaxEpisodes
@@ -431,9 +432,7 @@ RESUMED = {
 @pytest.fixture(scope="module")
 def run_of_rl_zoo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("zoo")
-    environment = {**os.environ, "PYTHONPATH": str(Path(sb3_spiking.__file__).parents[1])}
-    command = [sys.executable, "-m", *TRAIN.replace("-n 2000", "-n 300").split()]
-    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    finished(python("-m", *TRAIN.replace("-n 2000", "-n 300").split(), folder=folder))
     return folder / "logs/dqn/CartPole-v1_1"
 
 
@@ -462,7 +461,6 @@ TRAIN = (
 def kill_and_resume(folder, kills, seed, longest):
     """Train with RL Zoo, kill it again and again at random moments, and let it finish."""
     generator = random.Random(seed)
-    environment = {**os.environ, "PYTHONPATH": str(Path(sb3_spiking.__file__).parents[1])}
     run = folder / "logs/dqn/CartPole-v1_1"
     manifest = run / "checkpoint" / MANIFEST
     steps = []
@@ -472,7 +470,7 @@ def kill_and_resume(folder, kills, seed, longest):
             shutil.rmtree(folder / "logs", ignore_errors=True)
         before = manifest.stat().st_mtime_ns if manifest.exists() else 0
         process = subprocess.Popen(
-            [sys.executable, "-m", *command], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            [sys.executable, "-m", *command], cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         if number < kills:
             # Once it writes checkpoints, a moment later, which may be while it writes the next one

@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch as th
-from conftest import ENVIRONMENTS, TRAINING, make_model, observation_of, q_values
 from gymnasium import spaces
+from small_agents import ENVIRONMENTS, TRAINING, make_model, observation_of, q_values
 from stable_baselines3 import DQN
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import NatureCNN

@@ -1,21 +1,17 @@
 """Converted agents against the published rules, step by step, and against the ReLU agents they come from."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from processes import python
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
-import sb3_spiking
 from sb3_spiking import ReluExtractor, SpikingPolicy
 from sb3_spiking.conversion.agreement import agreement
 from sb3_spiking.conversion.rules import ConversionError, Percentile, activation_scales, connections, convert, with_num_steps
@@ -240,9 +236,7 @@ def test_what_cannot_be_converted_is_refused():
 
 
 def command(module, arguments, folder):
-    environment = {**os.environ, "PYTHONPATH": str(Path(sb3_spiking.__file__).parents[1])}
-    full = [sys.executable, "-m", module, *arguments.split(), "--num-threads", "1"]
-    return subprocess.run(full, cwd=folder, env=environment, capture_output=True, text=True)
+    return python("-m", module, *arguments.split(), "--num-threads", "1", folder=folder)
 
 
 def test_the_command_goes_on_where_it_stopped_and_leaves_an_ordinary_agent(relu_run, in_process):

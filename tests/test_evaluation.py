@@ -2,24 +2,22 @@
 
 import dataclasses
 import math
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pandas as pd
 import pytest
 from gymnasium import spaces
+from processes import environment, python
 from stable_baselines3 import DQN
 from stable_baselines3.common.atari_wrappers import ClipRewardEnv, EpisodicLifeEnv, NoopResetEnv
 
-import sb3_spiking
 from sb3_spiking import SpikingPolicy
 from sb3_spiking.errors import AgentError
 from sb3_spiking.evaluation.agents import load_agent
@@ -34,10 +32,8 @@ from sb3_spiking.evaluation.table import markdown
 SHORT = dataclasses.replace(PROTOCOLS["paper"], episodes=5, max_steps=30)
 
 
-def command(module, arguments, folder, **kwargs):
-    environment = {**os.environ, "PYTHONPATH": str(Path(sb3_spiking.__file__).parents[1])}
-    full = [sys.executable, "-m", module, *arguments.split(), "--num-threads", "1"]
-    return subprocess.run(full, cwd=folder, env=environment, capture_output=True, text=True, **kwargs)
+def command(module, arguments, folder):
+    return python("-m", module, *arguments.split(), "--num-threads", "1", folder=folder)
 
 
 @pytest.fixture
@@ -304,8 +300,7 @@ def test_robustness_command_survives_a_kill(relu_run):
         "--env CartPole-v1 -f relu --perturbations mask --levels 0 50 100 --episodes 4 --max-steps 200 --n-envs 1 -o rob"
     )
     full = [sys.executable, "-m", "sb3_spiking", "robustness", *arguments.split()]
-    environment = {**os.environ, "PYTHONPATH": str(Path(sb3_spiking.__file__).parents[1])}
-    process = subprocess.Popen(full, cwd=relu_run, env=environment, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(full, cwd=relu_run, env=environment(), stderr=subprocess.DEVNULL)
     rows = relu_run / "rob/episodes.csv"
     while not (rows.exists() and rows.read_text().count("\n") > 2):
         assert process.poll() is None

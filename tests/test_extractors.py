@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch as th
-from conftest import DictEnv, GridEnv, ImageEnv, make_model
 from gymnasium import spaces
+from small_agents import DictEnv, GridEnv, ImageEnv, make_model
 from stable_baselines3 import DQN
 from stable_baselines3.common.torch_layers import NatureCNN
 from torch import nn

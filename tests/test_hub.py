@@ -1,9 +1,6 @@
 """Sharing on the Hub, with the real client and a server on the loopback."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import hostile
@@ -13,6 +10,7 @@ import pytest
 import yaml
 from hub_server import HubServer
 from huggingface_hub import ModelCard
+from processes import finished, python
 from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -81,9 +79,7 @@ def test_pushed_and_loaded_elsewhere(hub, agent):
 def test_the_usage_in_the_card_works_when_pasted(hub, agent, tmp_path):
     push(agent)
     snippet = hub.repositories[REPOSITORY][-1]["README.md"].decode().split("```python")[1].split("```")[0]
-    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
-    environment["PYTHONPATH"] = str(Path(sb3_spiking.__file__).parents[1])
-    result = subprocess.run([sys.executable, "-c", snippet], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    result = python("-c", snippet, folder=tmp_path, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "home"))
     assert result.returncode == 0, result.stderr
     mean, _ = eval(result.stdout.strip().splitlines()[-1], {"np": np})
     assert mean >= 5
@@ -233,12 +229,8 @@ def test_a_video(hub, agent):
 
 
 def run(module, arguments, folder, hub, **environment):
-    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "home"), "HF_TOKEN": "secret", **environment}
-    environment["PYTHONPATH"] = str(Path(sb3_spiking.__file__).parents[1])
-    command = [sys.executable, "-m", module, *arguments.split()]
-    result = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+    of_the_hub = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "home"), "HF_TOKEN": "secret"}
+    return finished(python("-m", module, *arguments.split(), folder=folder, **of_the_hub, **environment))
 
 
 @pytest.mark.parametrize(

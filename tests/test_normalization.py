@@ -2,8 +2,8 @@
 
 import pytest
 import torch as th
-from conftest import make_model, observation_of, q_values
 from gymnasium import spaces
+from small_agents import make_model, observation_of, q_values
 from stable_baselines3 import DQN, PPO
 from torch import nn
 from torch.nn import functional as F

@@ -6,8 +6,8 @@ import inspect
 import numpy as np
 import pytest
 import torch as th
-from conftest import TRAINING, ImageEnv, make_model, observation_of, q_values
 from gymnasium import spaces
+from small_agents import TRAINING, ImageEnv, make_model, observation_of, q_values
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.logger import configure
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import hostile
 import pytest
 import torch as th
-from conftest import ENVIRONMENTS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_agents import ENVIRONMENTS
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 

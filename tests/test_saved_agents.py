@@ -7,7 +7,7 @@ import io
 import gymnasium as gym
 import pytest
 import torch as th
-from conftest import TRAINING, DictEnv, ImageEnv, observation_of, q_values
+from small_agents import TRAINING, DictEnv, ImageEnv, observation_of, q_values
 from stable_baselines3 import DQN, PPO
 
 import sb3_spiking.policies

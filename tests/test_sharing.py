@@ -6,8 +6,8 @@ import hostile
 import numpy as np
 import pytest
 import torch as th
-from conftest import make_model, observation_of, q_values
 from gymnasium import spaces
+from small_agents import make_model, observation_of, q_values
 from stable_baselines3 import DQN, PPO
 
 import sb3_spiking

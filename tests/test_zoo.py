@@ -1,7 +1,6 @@
 """RL Zoo by its command line, as a user runs it."""
 
 import importlib
-import os
 import pickle
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 import rl_zoo3.hyperparams_opt
+from processes import finished, python
 from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -29,12 +29,8 @@ LIU2022_GAMES = (
 
 def zoo(module, arguments, folder, check=True):
     """Run ``python -m rl_zoo3.module`` in a folder; the output, errors included."""
-    # From another folder a clone that is not installed is not on the path
-    environment = {**os.environ, "PYTHONPATH": str(Path(sb3_spiking.__file__).parents[1])}
-    command = [sys.executable, "-m", f"rl_zoo3.{module}", *arguments]
-    result = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert not check or result.returncode == 0, result.stdout
-    return result.stdout
+    process = python("-m", f"rl_zoo3.{module}", *arguments, folder=folder)
+    return finished(process) if check else process.stdout + process.stderr
 
 
 def train(arguments, folder, env="CartPole-v1", check=True):
@@ -270,6 +266,5 @@ def test_an_installed_package_has_its_hyperparameters(tmp_path):
     subprocess.run(build, cwd=Path(__file__).parents[1], check=True, capture_output=True)
     program = "import sb3_spiking, sb3_spiking.liu2022 as liu2022; print(sb3_spiking.__file__); "
     program += "print('atari' in sb3_spiking.hyperparams, 'atari' in liu2022.hyperparams)"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "lib")}
-    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    result = python("-c", program, folder=tmp_path, PYTHONPATH=str(tmp_path / "lib"))
     assert result.stdout.split() == [str(tmp_path / "lib/sb3_spiking/__init__.py"), "True", "True"], result.stderr
