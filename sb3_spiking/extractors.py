@@ -98,7 +98,7 @@ class SpikingExtractor(BaseFeaturesExtractor):
         """How many channels or features an encoding makes of ``channels``."""
         return self.encode(th.empty(1, channels, device="meta"), space).shape[2]
 
-    def spiking_layer(self, connection: nn.Conv2d | nn.Linear, neuron: dict[str, Any], first: bool) -> SpikingLayer:
+    def make_layer(self, connection: nn.Conv2d | nn.Linear, neuron: dict[str, Any], first: bool) -> nn.Module:
         """A layer with neurons of the given settings, fed by the observation if it is the first, else by spikes."""
         delay = self.settings.layer_delay and not first
         return SpikingLayer(connection, self.settings.num_steps, neuron, delay, self.settings.normalization)
@@ -108,9 +108,9 @@ class SpikingExtractor(BaseFeaturesExtractor):
     ) -> nn.Sequential:
         """Linear spiking layers of the given numbers of units, whether the observation comes first or other layers."""
         sizes = (in_features, *units)
-        layers: list[SpikingLayer] = []
+        layers: list[nn.Module] = []
         for size, next_size, neuron in zip(sizes[:-1], sizes[1:], neurons, strict=True):
-            layers.append(self.spiking_layer(nn.Linear(size, next_size), neuron, first and not layers))
+            layers.append(self.make_layer(nn.Linear(size, next_size), neuron, first and not layers))
         return nn.Sequential(*layers)
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -178,11 +178,11 @@ class SpikingNatureCNN(SpikingExtractor):
         neurons = self.neurons(len(convolutions) + 1 + len(net_arch))
         channels, height, width = channels_height_width(observation_space, self.settings.layout)
         in_channels = self.encoded_channels(channels, observation_space)
-        layers: list[SpikingLayer] = []
+        layers: list[nn.Module] = []
         self.largest_layer = 0
         for (out_channels, kernel_size, stride), neuron in zip(convolutions, neurons, strict=False):
             convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride)
-            layers.append(self.spiking_layer(convolution, neuron, not layers))
+            layers.append(self.make_layer(convolution, neuron, not layers))
             in_channels = out_channels
             height, width = _conv_output_size(height, width, ((out_channels, kernel_size, stride),))
             self.largest_layer = max(self.largest_layer, out_channels * height * width)
@@ -233,6 +233,9 @@ class SpikingCombinedExtractor(SpikingExtractor):
     :param settings: see :class:`SpikingExtractor`
     """
 
+    #: of each image
+    image_body: ClassVar[type[SpikingExtractor]] = SpikingNatureCNN
+
     def __init__(self, observation_space: gym.Space, normalized_image: bool = False, **settings: Any) -> None:
         super().__init__(observation_space, normalized_image, self.resolve(observation_space, normalized_image, **settings))
         assert isinstance(observation_space, spaces.Dict)
@@ -247,7 +250,7 @@ class SpikingCombinedExtractor(SpikingExtractor):
                 body, neurons = neurons[:per_image], neurons[per_image:]
                 per_layer = {name: tuple(neuron[name] for neuron in body) for name in body[0]}
                 image = {**self.settings.as_dict(), **per_layer, "net_arch": (), "readout": "rate"}
-                cnns[key] = SpikingNatureCNN(space, normalized_image, **image)
+                cnns[key] = self.image_body(space, normalized_image, **image)
                 in_features += self.settings.features_dim
             else:
                 in_features += self.encoded_channels(get_flattened_obs_dim(space), space)

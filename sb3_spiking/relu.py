@@ -9,8 +9,13 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_spiking.extractors import choose_extractor
-from sb3_spiking.snn.layers import SpikingLayer
+from sb3_spiking.extractors import (
+    SpikingCombinedExtractor,
+    SpikingExtractor,
+    SpikingMLP,
+    SpikingNatureCNN,
+    choose_extractor,
+)
 
 #: Settings of a spiking network that a ReLU network of the same shape shares
 SHAPE_SETTINGS = ("conv_layers", "layout", "features_dim", "net_arch")
@@ -37,6 +42,32 @@ class ReluLayer(nn.Module):
         return F.relu(self.connection(inputs))[None]
 
 
+class _Relu:
+    """A body whose layers have ReLU in place of spiking neurons."""
+
+    def make_layer(self, connection: nn.Conv2d | nn.Linear, neuron: dict[str, Any], first: bool) -> nn.Module:
+        return ReluLayer(connection)
+
+
+class _ReluMLP(_Relu, SpikingMLP):
+    pass
+
+
+class _ReluNatureCNN(_Relu, SpikingNatureCNN):
+    pass
+
+
+class _ReluCombinedExtractor(_Relu, SpikingCombinedExtractor):
+    image_body = _ReluNatureCNN
+
+
+_BODIES: dict[type[SpikingExtractor], type[Any]] = {
+    SpikingMLP: _ReluMLP,
+    SpikingNatureCNN: _ReluNatureCNN,
+    SpikingCombinedExtractor: _ReluCombinedExtractor,
+}
+
+
 class ReluExtractor(BaseFeaturesExtractor):
     """
     The body that a spiking policy would choose for an observation space, as a ReLU network: the same layers in the same
@@ -60,12 +91,8 @@ class ReluExtractor(BaseFeaturesExtractor):
             raise ValueError(f"{', '.join(sorted(unknown))}: a ReLU network takes {', '.join(SHAPE_SETTINGS)} alone")
         # The body's record travels in the state; what it says of neurons is the same for ever with a preset
         resolved = spiking.resolve(observation_space, normalized_image, preset="liu2022", num_steps=1, **settings)
-        body = spiking(observation_space, normalized_image, **resolved.as_dict())
+        body = _BODIES[spiking](observation_space, normalized_image, **resolved.as_dict())
         super().__init__(observation_space, body.features_dim)
-        for parent in list(body.modules()):
-            for name, layer in list(parent.named_children()):
-                if isinstance(layer, SpikingLayer):
-                    setattr(parent, name, ReluLayer(layer.connection))
         self.body = body
 
     def forward(self, observations: PyTorchObs) -> th.Tensor:
