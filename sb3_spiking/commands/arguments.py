@@ -17,23 +17,9 @@ from sb3_spiking.evaluation.agents import Agent, load_agent
 _LARGEST_SEED = 4000
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """
-    :param least: the smallest number that is taken
-    :return: a type of arguments
-    """
-
-    def number(text: str) -> int:
-        if not text.lstrip("+-").isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text}: expected a whole number of at least {least}")
-        return int(text)
-
-    return number
-
-
-def _between(text: str, low: float, high: float, expected: str) -> float:
+def _number(text: str, kind: type[Any], low: float, high: float, expected: str) -> Any:
     try:
-        number = float(text)
+        number = kind(text)
     except ValueError:
         number = math.nan
     if not low <= number <= high:
@@ -41,19 +27,27 @@ def _between(text: str, low: float, high: float, expected: str) -> float:
     return number
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """
+    :param least: the smallest number that is taken
+    :return: a type of arguments: whole numbers
+    """
+    return lambda text: _number(text, int, least, math.inf, f"a whole number of at least {least}")
+
+
 def probability(text: str) -> float:
     """A number from 0 to 1."""
-    return _between(text, 0, 1, "0 to 1")
+    return _number(text, float, 0, 1, "0 to 1")
 
 
 def percentile(text: str) -> float:
     """A number above 0, up to 100."""
-    return _between(text, math.ulp(0), 100, "above 0, up to 100")
+    return _number(text, float, math.ulp(0), 100, "above 0, up to 100")
 
 
 def seed(text: str) -> int:
-    """A seed whose episodes all have seeds that environments take."""
-    return int(_between(text, 0, _LARGEST_SEED, f"0 to {_LARGEST_SEED}"))
+    """A whole number whose episodes all have seeds that environments take."""
+    return _number(text, int, 0, _LARGEST_SEED, f"0 to {_LARGEST_SEED}")
 
 
 def add_agent_arguments(parser: argparse.ArgumentParser, several: bool) -> None:
