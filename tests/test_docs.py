@@ -32,6 +32,8 @@ def test_links_lead_somewhere(file):
     [
         ("minatar_1m", "results.md", True),
         ("classic_control", "results.md", True),
+        ("cartpole_seeds", "results.md", True),
+        ("control_seeds", "results.md", True),
         ("atari", "results.md", True),
         ("minatar", "results.md", True),
         ("minatar_variants", "learning.md", False),
