@@ -34,8 +34,7 @@ _EVENTS_AT_ONCE = 10_000_000
 @intrinsic
 def _fire_16(context, currents, at, step, neuron, words, place, next_step, num_steps):
     """
-    A window of 16 neurons, whose membranes stay in registers, by the equations of :func:`~.cpu.charge` and
-    :func:`~.cpu.subtract`. Their currents are at ``at``, after a step at ``at + step`` and so on; their bits go to ``place``
+    A window of 16 neurons, whose membranes stay in registers, by the equations of ``cpu.py``. Their currents are at ``at``, after a step at ``at + step`` and so on; their bits go to ``place``
     of ``words``, 16 each, ``place + next_step`` and so on. neuron: beta, threshold, scale, reset. Returns the spikes.
     """
     size = types.intp
@@ -55,7 +54,7 @@ def _fire_16(context, currents, at, step, neuron, words, place, next_step, num_s
         beta, threshold, scale = splat(beta), splat(threshold), splat(scale)
         is_reset = [builder.icmp_signed("==", reset, reset.type(code)) for code in range(len(set(RESETS.values())))]
         to_zero = builder.or_(is_reset[ZERO_LATER], is_reset[ZERO_NOW])
-        # What is kept of a membrane that is due for a reset to zero, and what is taken from one due for a subtraction
+        # What is taken from a membrane that is due for a reset, but for one to zero
         reduced = builder.select(builder.or_(is_reset[SUBTRACT_LATER], is_reset[SUBTRACT_NOW]), threshold, nothing)
         table = builder.bitcast(
             arrayobj.make_array(signature.args[4])(context, builder, words).data, ir.IntType(16).as_pointer()
