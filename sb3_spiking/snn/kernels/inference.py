@@ -34,8 +34,9 @@ _EVENTS_AT_ONCE = 10_000_000
 @intrinsic
 def _fire_16(context, currents, at, step, neuron, words, place, next_step, num_steps):
     """
-    A window of 16 neurons, whose membranes stay in registers, by the equations of ``cpu.py``. Their currents are at ``at``, after a step at ``at + step`` and so on; their bits go to ``place``
-    of ``words``, 16 each, ``place + next_step`` and so on. neuron: beta, threshold, scale, reset. Returns the spikes.
+    A window of 16 neurons, whose membranes stay in registers, by the equations of ``cpu.py``. Their currents are at ``at``,
+    after a step at ``at + step`` and so on; their bits go to ``place`` of ``words``, 16 each, ``place + next_step`` and so on.
+    neuron: beta, threshold, scale, reset. Returns the spikes.
     """
     size = types.intp
     signature = types.intp(currents, size, size, neuron, words, size, size, size)
