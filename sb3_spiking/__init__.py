@@ -3,9 +3,10 @@
 import sys
 from typing import Any
 
+from sb3_spiking.common_mode import without_common_mode
 from sb3_spiking.errors import AgentError
 from sb3_spiking.extractors import SpikingCombinedExtractor, SpikingMLP, SpikingNatureCNN
-from sb3_spiking.policies import SpikingPolicy, SpikingQNetwork, without_common_mode
+from sb3_spiking.policies import SpikingPolicy, SpikingQNetwork
 from sb3_spiking.relu import ReluExtractor
 from sb3_spiking.settings import PRESETS, SpikingSettings
 from sb3_spiking.sharing.loading import load

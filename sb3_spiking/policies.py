@@ -1,6 +1,5 @@
 """Spiking policies for SB3's DQN."""
 
-import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields
@@ -293,27 +292,6 @@ class SpikingPolicy(DQNPolicy):
         for name in ("net_arch", "activation_fn"):
             del data[name]  # one is among the settings, the other has no meaning
         return {**data, "double_dqn": self.double_dqn, "common_mode": self.common_mode}
-
-
-def without_common_mode(model: DQN) -> DQN:
-    """
-    :param model: an agent that learned with ``common_mode``
-    :return: a copy without the network that it needs to learn alone; takes the same actions, saves and loads as any agent
-    :raises ValueError: for another agent
-    """
-    policy = model.policy
-    if not isinstance(policy, SpikingPolicy) or policy.common_mode is False:
-        raise ValueError(
-            f"{type(policy).__name__} has no common mode network: expected an agent trained with common_mode=True"
-        )
-    other = copy.copy(model)
-    other.policy_kwargs = {name: value for name, value in model.policy_kwargs.items() if name != "common_mode"}
-    other.policy = type(policy)(**{**policy._get_constructor_parameters(), "common_mode": False}).to(model.device)
-    state = {name: value for name, value in policy.q_net.state_dict().items() if not name.startswith("common_mode.")}
-    other.policy.q_net.load_state_dict(state)
-    other.policy.q_net_target.load_state_dict(state)
-    other._create_aliases()
-    return other
 
 
 # The body follows from the observation space: SB3's three names are one class

@@ -14,6 +14,7 @@ FLOORS = (
     ("extractors",),
     ("relu",),
     ("policies",),
+    ("common_mode",),
     ("sharing",),
     ("training",),
     ("evaluation",),
