@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import importlib
 import io
+import pickle
 
 import gymnasium as gym
 import pytest
@@ -12,6 +14,7 @@ from stable_baselines3 import DQN, PPO
 
 import sb3_spiking.policies
 from sb3_spiking import (
+    FrameStackReplayBuffer,
     SpikingMLP,
     SpikingPolicy,
     SpikingSettings,
@@ -107,6 +110,12 @@ def test_other_settings_than_the_saved_are_refused():
             assert th.equal(value, other.get_parameters()["policy"][name])
     with pytest.raises(ValueError, match=r"num_steps: saved 4, here 6"):
         other.q_net.load_state_dict(saved.q_net.state_dict())
+
+
+def test_agents_that_name_the_old_place_of_the_replay_load():
+    assert importlib.import_module("sb3_spiking.replay").FrameStackReplayBuffer is FrameStackReplayBuffer
+    old = b"csb3_spiking.replay\nFrameStackReplayBuffer\n."  # a pickle of the class, by its name
+    assert pickle.loads(old) is FrameStackReplayBuffer
 
 
 def test_another_algorithms_body_says_what_differs(monkeypatch, tmp_path):

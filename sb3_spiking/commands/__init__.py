@@ -9,6 +9,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from sb3_spiking.errors import AgentError
 
@@ -29,7 +30,7 @@ ZOO_COMMANDS = {
 class _Parser(argparse.ArgumentParser):
     """Wrong input is one line."""
 
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message.removeprefix('argument ')}\n")
 
 
@@ -53,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     :param arguments: of the command line, None for those of the process
     """
-    first, rest = (given := list(sys.argv[1:] if arguments is None else arguments))[:1], given[1:]
-    name = _parser().parse_args(first).command
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name, rest = _parser().parse_args(given[:1]).command, given[1:]
     try:
         if name in ZOO_COMMANDS:
             from sb3_spiking.zoo import hub_commands
