@@ -1,5 +1,6 @@
 """The spiking bodies: SB3 features extractors made of spiking layers."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -13,8 +14,9 @@ from torch import nn
 
 from sb3_spiking.observations import channels_height_width, image_keys, is_intensity, nan_where_not_finite
 from sb3_spiking.settings import SpikingSettings
+from sb3_spiking.snn import rates
 from sb3_spiking.snn.encoding import ENCODINGS
-from sb3_spiking.snn.layers import SpikingLayer, delayed, run_layers
+from sb3_spiking.snn.layers import SpikingLayer, delayed, learn_through_rates, run_layers
 from sb3_spiking.snn.readout import READOUTS
 
 # The convolutions of Mnih et al. 2015 (Nature 518:529), which Liu et al. 2022 keep: channels, kernel size, stride
@@ -113,11 +115,39 @@ class SpikingExtractor(BaseFeaturesExtractor):
             layers.append(self.make_layer(nn.Linear(size, next_size), neuron, first and not layers))
         return nn.Sequential(*layers)
 
+    def connect(self, layers: Iterable[nn.Module], shares: rates.Shares | None = None) -> rates.Shares | None:
+        """
+        Choose the gradients of layers that follow on each other, as the settings say.
+
+        :param layers: from the input to the output
+        :param shares: what their last spikes count at each step, with gradients through rates; None for what the readout does
+        :return: what an input counts at each step, None with exact gradients
+        """
+        if self.settings.gradients == "exact":
+            return None
+        if shares is None:
+            shares = (1 / self.settings.num_steps,) * self.settings.num_steps
+            if self.output_neuron_settings is not None:
+                shares = rates.input_shares(shares, self.output_neuron_settings["beta"])
+            if self.settings.layer_delay:
+                shares = rates.one_step_earlier(shares)
+        return learn_through_rates(list(layers), shares)
+
+    def delayed(self, window: th.Tensor) -> th.Tensor:
+        """
+        :param window: spikes, shape (T, \\*)
+        :return: as what comes behind sees them, one step later with ``layer_delay``, shape (T, \\*)
+        """
+        if not self.settings.layer_delay:
+            return window
+        return rates.delayed(window) if self.settings.gradients == "rates" else delayed(window)
+
     def get_extra_state(self) -> dict[str, Any]:
         return self.settings.as_dict()
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         differences = self.settings.differences(SpikingSettings.resolve(**state))
+        differences.pop("gradients", None)  # it acts the same
         if differences:
             listed = ", ".join(f"{name}: saved {saved!r}, here {here!r}" for name, (here, saved) in differences.items())
             saved_settings = {name: saved for name, (_, saved) in differences.items()}
@@ -142,6 +172,7 @@ class SpikingMLP(SpikingExtractor):
         units = self.settings.net_arch or ()
         in_features = self.encoded_channels(get_flattened_obs_dim(observation_space), observation_space)
         self.dense = self.dense_layers(in_features, units, self.neurons(len(units)), first=True)
+        self.connect(self.dense)
 
     @classmethod
     def resolve(cls, observation_space: gym.Space, normalized_image: bool, **settings: Any) -> SpikingSettings:
@@ -189,6 +220,7 @@ class SpikingNatureCNN(SpikingExtractor):
         self.conv = nn.Sequential(*layers)
         units = (self.settings.features_dim, *net_arch)
         self.dense = self.dense_layers(in_channels * height * width, units, neurons[len(convolutions) :], first=not layers)
+        self.connect((*self.conv, *self.dense))
 
     @classmethod
     def resolve(cls, observation_space: gym.Space, normalized_image: bool, **settings: Any) -> SpikingSettings:
@@ -257,6 +289,12 @@ class SpikingCombinedExtractor(SpikingExtractor):
         self.cnns = nn.ModuleDict(cnns)
         # What comes from an image is delayed where it is put beside the rest, which comes from the observation
         self.dense = self.dense_layers(in_features, units, neurons, first=True)
+        shares = self.connect(self.dense)
+        if shares is not None and self.settings.layer_delay:
+            shares = rates.one_step_earlier(shares)
+        for cnn in self.cnns.values():
+            assert isinstance(cnn, SpikingNatureCNN)
+            cnn.connect((*cnn.conv, *cnn.dense), shares)
 
     @classmethod
     def resolve(cls, observation_space: gym.Space, normalized_image: bool, **settings: Any) -> SpikingSettings:
@@ -278,8 +316,7 @@ class SpikingCombinedExtractor(SpikingExtractor):
             if key in self.cnns:
                 cnn = self.cnns[key]
                 assert isinstance(cnn, SpikingNatureCNN)
-                spikes = cnn.window(observations[key])
-                parts.append(delayed(spikes) if self.settings.layer_delay else spikes)
+                parts.append(self.delayed(cnn.window(observations[key])))
             else:
                 parts.append(self.encode(observations[key].flatten(1), space))
         steps = max(part.shape[0] for part in parts)

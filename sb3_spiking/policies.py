@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch as th
@@ -17,7 +17,6 @@ from sb3_spiking.extractors import SpikingExtractor, choose_extractor
 from sb3_spiking.observations import nan_where_not_finite
 from sb3_spiking.relu import SHAPE_SETTINGS, ReluExtractor
 from sb3_spiking.settings import SpikingSettings, unknown_setting
-from sb3_spiking.snn.layers import delayed
 from sb3_spiking.snn.neurons import Leaky
 from sb3_spiking.snn.readout import READOUTS
 
@@ -100,9 +99,7 @@ class SpikingQNetwork(QNetwork):
             observation that is not finite
         """
         preprocessed = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
-        window = self.features_extractor.window(preprocessed)
-        if self.settings.layer_delay:
-            window = delayed(window)
+        window = self.features_extractor.delayed(self.features_extractor.window(preprocessed))
         values = READOUTS[self.settings.readout].values(window, self.q_net, self.output_neuron)
         return values + nan_where_not_finite(preprocessed, self.observation_space)
 
@@ -270,6 +267,8 @@ class SpikingPolicy(DQNPolicy):
         record = state_dict.get("q_net.features_extractor._extra_state")
         if record is not None:
             saved = SpikingSettings.resolve(**record)
+            if "gradients" in self._chosen:  # an agent acts the same whatever it learns by
+                saved = replace(saved, gradients=self.settings.gradients)
             differences = self.settings.differences(saved)
             if differences and not self._chosen & set(differences):
                 self._rebuild(saved)

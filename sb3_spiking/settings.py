@@ -30,12 +30,24 @@ _LIU2022 = {
     "normalization": None,
     "encoding": "direct",
     "readout": "rate",
+    "gradients": "exact",
     "layer_delay": False,
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "liu2022": _LIU2022,
     "liu2022_spike": {**_LIU2022, "readout": "spike"},
     "liu2022_if": {**_LIU2022, "beta": 1.0, "input_scale": 1.0},
+}
+
+
+GRADIENTS = ("exact", "rates")
+# What gradients through rates take, by setting
+_COVERED_BY_RATES: dict[str, tuple[Any, ...]] = {
+    "readout": ("rate", "spike"),
+    "encoding": ("direct",),
+    "normalization": (None,),
+    "learn_beta": (False,),
+    "learn_threshold": (False,),
 }
 
 
@@ -132,6 +144,11 @@ class SpikingSettings:
     )
     encoding: str = _setting("direct", _choice(ENCODINGS), "observation to input")
     readout: str = _setting("rate", _choice(READOUTS), "window to Q-values")
+    gradients: str = _setting(
+        "exact",
+        _choice(GRADIENTS),
+        "backpropagation through the window, or through rates: at a ReLU network's cost, whatever the number of steps",
+    )
     layer_delay: bool = _setting(
         False,
         _FLAG,
@@ -169,6 +186,13 @@ class SpikingSettings:
                 or_list = ", or a list with one for each spiking layer" if per_layer else ""
                 raise ValueError(f"{each.name}={value!r}: expected {rule.expected}{or_list}")
         object.__setattr__(self, "slope", self._resolved_slope())
+        for name, covered in _COVERED_BY_RATES.items() if self.gradients == "rates" else ():
+            value = getattr(self, name)
+            if not all(each in covered for each in (value if isinstance(value, tuple) else (value,))):
+                raise ValueError(
+                    f"gradients='rates' does not cover {name}={value!r}: expected {name}="
+                    f"{' or '.join(map(repr, covered))}, or gradients='exact'"
+                )
 
     def _resolved_slope(self) -> float | tuple[float | None, ...] | None:
         names, slopes = self.spike_grad, self.slope

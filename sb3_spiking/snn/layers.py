@@ -1,11 +1,12 @@
 """A layer of a spiking network: weights and neurons."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch as th
 from torch import nn
 
+from sb3_spiking.snn import rates
 from sb3_spiking.snn.kernels import convolution, infer, traced
 from sb3_spiking.snn.kernels.dynamics import Layer
 from sb3_spiking.snn.neurons import Leaky
@@ -29,6 +30,9 @@ class SpikingLayer(nn.Module):
     :param neuron: settings of the :class:`Leaky` neurons
     :param delay: see the input one step later
     :param normalization: of the currents, a key of :data:`~sb3_spiking.snn.normalization.NORMALIZATIONS`, or None
+
+    ``shares``, what a spike at each step counts for what comes behind the layer, are None where gradients are exact;
+    :func:`learn_through_rates` sets them.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class SpikingLayer(nn.Module):
         self.connection = connection
         self.num_steps = num_steps
         self.neuron = Leaky(**neuron)
+        self.shares: rates.LayerShares | None = None
         self.normalization: nn.Module | None = None
         if normalization is not None:
             self.normalization = NORMALIZATIONS[normalization](len(connection.weight), neuron["threshold"])
@@ -54,10 +59,31 @@ class SpikingLayer(nn.Module):
             connection runs once, not T times
         :return: spikes, shape (T, B, \\*out)
         """
+        if self.shares is not None and th.is_grad_enabled():
+            return self._through_rates(window, self.shares)
         currents = self._currents(delayed(window) if self.delay else window)
         if self.normalization is not None:
             currents = self.normalization(currents.flatten(0, 1)).unflatten(0, currents.shape[:2])
         return self.neuron(currents, self.num_steps)
+
+    def _through_rates(self, window: th.Tensor, shares: rates.LayerShares) -> th.Tensor:
+        with th.no_grad():
+            seen = delayed(window) if self.delay else window
+            currents = self._currents(seen)
+        with th.enable_grad():
+            spikes = self.neuron(currents.requires_grad_(), self.num_steps)
+        each = spikes.new_tensor(shares.outputs).view(-1, *[1] * (spikes.dim() - 1)).expand_as(spikes)
+        (onto_currents,) = th.autograd.grad(spikes, currents, each)
+        inputs = rates.of_window(window, seen, shares.inputs)
+        return rates.spikes(self._currents_of_rates(inputs, spikes.shape[1:]), onto_currents.sum(dim=0), spikes.detach())
+
+    def _currents_of_rates(self, inputs: th.Tensor, shape: th.Size) -> th.Tensor:
+        connection = self.connection
+        if _is_plain(connection) and not th.is_autocast_enabled(inputs.device.type):
+            stride = connection.stride[0] if isinstance(connection, nn.Conv2d) else 1
+            return rates.currents(inputs, connection.weight, connection.bias, stride, shape)
+        result: th.Tensor = connection(inputs.flatten(1) if isinstance(connection, nn.Linear) else inputs)
+        return result
 
     def _currents(self, window: th.Tensor) -> th.Tensor:
         if not _is_plain(self.connection):
@@ -83,6 +109,22 @@ class SpikingLayer(nn.Module):
         connection, neuron = self.connection, self.neuron
         stride = connection.stride[0] if isinstance(connection, nn.Conv2d) else 1
         return Layer(connection.weight, connection.bias, stride, *neuron.constants(), neuron.dynamics, self.delay)
+
+
+def learn_through_rates(layers: Sequence[nn.Module], shares: rates.Shares) -> rates.Shares:
+    """
+    Give layers gradients through rates in place of exact ones.
+
+    :param layers: :class:`SpikingLayer` modules, one after another
+    :param shares: what a spike of the last one counts at each step for what comes behind it
+    :return: what an input of the first one counts at each step
+    """
+    for layer in reversed(layers):
+        assert isinstance(layer, SpikingLayer)
+        inputs = rates.input_shares(shares, layer.neuron.constants()[0])
+        layer.shares = rates.LayerShares(inputs, shares)
+        shares = rates.one_step_earlier(inputs) if layer.delay else inputs
+    return shares
 
 
 def _has_hooks(module: nn.Module) -> bool:

@@ -1,0 +1,163 @@
+"""
+Gradients through rates: a backward pass that costs what a ReLU network's does, whatever the number of simulation steps.
+
+A neuron's spikes are added up over the window, each step with its share, and so are the derivatives of the spikes with
+respect to a current that is added at every step. That is all that is kept: rate ``r = sum_t share[t] S[t]`` and derivative
+``d``. In the backward pass ``onto_current = d * onto_rate``: ``d`` stands where a ReLU network has 0 or 1. Of one layer under
+a constant current the gradient is exact. Behind other layers currents change over the window, and it is close: docs/network.md.
+Related: Yu et al. 2024 (arXiv 2410.11488), without shares.
+
+Windows pass from layer to layer as they do with exact gradients. What a gradient of a window says is its sum over the steps:
+the functions here hand back the same at every step.
+"""
+
+from typing import Any, NamedTuple
+
+import torch as th
+from torch.autograd.function import once_differentiable
+
+Shares = tuple[float, ...]
+
+
+class LayerShares(NamedTuple):
+    """What each step counts for what comes behind a layer: of what goes into its neurons, and of their spikes."""
+
+    inputs: Shares
+    outputs: Shares
+
+
+def input_shares(shares: Shares, beta: float) -> Shares:
+    """
+    A current at one step is in the membrane at each later one, as far as it has not leaked: an early spike counts more for
+    the next layer than a late one.
+
+    :param shares: what a neuron's own spike at each step counts, T numbers
+    :param beta: its membrane's decay per step
+    :return: what a current into it counts at each step, T numbers with the sum 1
+    """
+    reach: list[float] = []
+    for share in reversed(shares):
+        reach.insert(0, share + beta * (reach[0] if reach else 0.0))
+    return tuple(each / sum(reach) for each in reach)
+
+
+def one_step_earlier(shares: Shares) -> Shares:
+    """What spikes count at each step that are seen one step later."""
+    return (*shares[1:], 0.0)
+
+
+def delayed(window: th.Tensor) -> th.Tensor:
+    """
+    :param window: shape (T, \\*)
+    :return: the window one step later, nothing at the first step, shape (T, \\*)
+    """
+    result: th.Tensor = _Delayed.apply(window)
+    return result
+
+
+class _Delayed(th.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, window: th.Tensor) -> th.Tensor:
+        return th.cat([th.zeros_like(window[:1]), window[:-1]])
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: th.Tensor) -> th.Tensor:
+        return grad_outputs[0]  # the same at every step
+
+
+class _Rates(th.autograd.Function):
+    """Rates of a window, which take the gradient to it whole."""
+
+    @staticmethod
+    def forward(ctx: Any, window: th.Tensor, seen: th.Tensor, shares: Shares) -> th.Tensor:
+        ctx.steps = len(window)
+        return th.tensordot(seen.new_tensor(shares), seen, dims=1) if len(seen) > 1 else seen[0].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor, None, None]:
+        (grad,) = grad_outputs
+        return (grad / ctx.steps).expand(ctx.steps, *grad.shape), None, None
+
+
+class _Currents(th.autograd.Function):
+    """The gradient of a convolution or linear layer of rates. Nobody needs its result, which stays unset."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rates: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: int, shape: th.Size
+    ) -> th.Tensor:
+        ctx.save_for_backward(rates, weight)
+        ctx.settings = stride, None if bias is None else bias.shape
+        return weight.new_empty(()).expand(shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
+        rates, weight = ctx.saved_tensors
+        stride, bias_shape = ctx.settings
+        (grad,) = grad_outputs
+        wanted = ctx.needs_input_grad[:3]
+        if weight.dim() == 4:
+            geometry = ([stride] * 2, [0, 0], [1, 1], False, [0, 0], 1)
+            grads = th.ops.aten.convolution_backward(grad, rates, weight, bias_shape, *geometry, wanted)
+            return (*grads, None, None)
+        onto_rates = (grad @ weight).view_as(rates) if wanted[0] else None
+        onto_weight = grad.t() @ rates.flatten(1) if wanted[1] else None
+        return onto_rates, onto_weight, grad.sum(dim=0) if wanted[2] else None, None, None
+
+
+class _Spikes(th.autograd.Function):
+    """What neurons did, with the derivative of their rates as its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, currents: th.Tensor, derivative: th.Tensor, outputs: th.Tensor) -> th.Tensor:
+        ctx.save_for_backward(derivative)
+        return outputs.view_as(outputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor, None, None]:
+        (derivative,) = ctx.saved_tensors
+        (grad,) = grad_outputs
+        if grad.dim() > derivative.dim():
+            grad = grad[0] * len(grad) if grad.stride(0) == 0 else grad.sum(dim=0)
+        return grad * derivative, None, None
+
+
+def of_window(window: th.Tensor, seen: th.Tensor, shares: Shares) -> th.Tensor:
+    """
+    :param window: shape (T, B, \\*), or (1, B, \\*) if the same at every step
+    :param seen: the window as the next layer sees it, of the same shape: one step later, or itself
+    :param shares: what it counts there at each step
+    :return: rates: the steps added up, each with its share, shape (B, \\*)
+    """
+    rates: th.Tensor = _Rates.apply(window, seen.detach(), shares)
+    return rates
+
+
+def currents(rates: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: int, shape: tuple[int, ...]) -> th.Tensor:
+    """
+    The gradient of a connection, a ReLU network's.
+
+    :param rates: into it, shape (B, \\*in)
+    :param weight: shape (O, C, KH, KW) of a convolution, or (O, I) of a linear layer
+    :param bias: shape (O,), or None
+    :param stride: of the convolution
+    :param shape: (B, \\*out)
+    :return: currents of that shape, whose values mean nothing
+    """
+    result: th.Tensor = _Currents.apply(rates, weight, bias, stride, shape)
+    return result
+
+
+def spikes(currents: th.Tensor, derivative: th.Tensor, outputs: th.Tensor) -> th.Tensor:
+    """
+    The gradient of neurons, in place of a ReLU's 0 or 1.
+
+    :param currents: into them, shape (B, \\*)
+    :param derivative: of their rates with respect to a current that is added at every step, shape (B, \\*)
+    :param outputs: their spikes, shape (T, B, \\*), or their rates, shape (B, \\*)
+    :return: these
+    """
+    result: th.Tensor = _Spikes.apply(currents, derivative, outputs)
+    return result
