@@ -8,7 +8,7 @@ from torch import nn
 
 from sb3_spiking.snn import rates
 from sb3_spiking.snn.kernels import convolution, infer, traced
-from sb3_spiking.snn.kernels.dynamics import Layer
+from sb3_spiking.snn.kernels.dynamics import Kept, Layer
 from sb3_spiking.snn.neurons import Leaky
 from sb3_spiking.snn.normalization import NORMALIZATIONS
 
@@ -75,9 +75,9 @@ class SpikingLayer(nn.Module):
         each = spikes.new_tensor(shares.outputs).view(-1, *[1] * (spikes.dim() - 1)).expand_as(spikes)
         (onto_currents,) = th.autograd.grad(spikes, currents, each)
         inputs = rates.of_window(window, seen, shares.inputs)
-        return rates.spikes(self._currents_of_rates(inputs, spikes.shape[1:]), onto_currents.sum(dim=0), spikes.detach())
+        return rates.spikes(self.currents_of_rates(inputs, spikes.shape[1:]), onto_currents.sum(dim=0), spikes.detach())
 
-    def _currents_of_rates(self, inputs: th.Tensor, shape: th.Size) -> th.Tensor:
+    def currents_of_rates(self, inputs: th.Tensor, shape: th.Size) -> th.Tensor:
         connection = self.connection
         if _is_plain(connection) and not th.is_autocast_enabled(inputs.device.type):
             stride = connection.stride[0] if isinstance(connection, nn.Conv2d) else 1
@@ -151,11 +151,14 @@ def run_layers(layers: Iterable[nn.Module], window: th.Tensor, numbers: int = 1)
     """
     rest: list[Any] = list(layers)
     constant = all(isinstance(layer, SpikingLayer) and layer.is_constant() for layer in rest)
-    if constant and not th.is_grad_enabled() and not traced():
+    learns = th.is_grad_enabled()
+    if constant and not traced() and not (learns and any(layer.shares is None for layer in rest)):
         images = window if window.dim() == 5 else window.flatten(2)[..., None, None]
-        spikes, done = infer(images, rest[0].num_steps, (layer.constants() for layer in rest))
+        shares = [layer.shares.outputs for layer in rest] if learns else []
+        spikes, done, kept = infer(images, rest[0].num_steps, (layer.constants() for layer in rest), shares)
         if done:
-            window = spikes if isinstance(rest[done - 1].connection, nn.Conv2d) else spikes.flatten(2)
+            spikes = spikes if isinstance(rest[done - 1].connection, nn.Conv2d) else spikes.flatten(2)
+            window = _graph_of_rates(rest[:done], window, spikes, kept) if learns else spikes
         del rest[:done]
     convolutions = [layer for layer in rest if isinstance(layer.connection, nn.Conv2d)]
     if convolutions:
@@ -165,6 +168,23 @@ def run_layers(layers: Iterable[nn.Module], window: th.Tensor, numbers: int = 1)
     for layer in rest[len(convolutions) :]:
         window = layer(window)
     return window
+
+
+def _graph_of_rates(layers: list[SpikingLayer], window: th.Tensor, spikes: th.Tensor, kept: list[Kept]) -> th.Tensor:
+    """
+    :param layers: that ran
+    :param window: the first one's input, the same at every step, shape (1, B, \\*in)
+    :param spikes: of the last one, shape (T, B, \\*out)
+    :param kept: of each layer
+    :return: these, with gradients through rates
+    """
+    inputs = rates.of_window(window, window, (1.0,))
+    for number, (layer, (layer_rates, derivatives)) in enumerate(zip(layers, kept, strict=True)):
+        if isinstance(layer.connection, nn.Linear):
+            layer_rates, derivatives = layer_rates.flatten(1), derivatives.flatten(1)
+        currents = layer.currents_of_rates(inputs, derivatives.shape)
+        inputs = rates.spikes(currents, derivatives, spikes if number == len(layers) - 1 else layer_rates)
+    return inputs
 
 
 # A layer's window over this many numbers stays in the cache of most processors, and is memory that the C library hands out

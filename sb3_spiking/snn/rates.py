@@ -4,8 +4,8 @@ Gradients through rates: a backward pass that costs what a ReLU network's does, 
 A neuron's spikes are added up over the window, each step with its share, and so are the derivatives of the spikes with
 respect to a current that is added at every step. That is all that is kept: rate ``r = sum_t share[t] S[t]`` and derivative
 ``d``. In the backward pass ``onto_current = d * onto_rate``: ``d`` stands where a ReLU network has 0 or 1. Of one layer under
-a constant current the gradient is exact. Behind other layers currents change over the window, and it is close: docs/network.md.
-Related: Yu et al. 2024 (arXiv 2410.11488), without shares.
+a constant current the gradient is exact. Behind other layers currents change over the window, and it is close, see
+docs/network.md. Related: Yu et al. 2024 (arXiv 2410.11488), without shares.
 
 Windows pass from layer to layer as they do with exact gradients. What a gradient of a window says is its sum over the steps:
 the functions here hand back the same at every step.

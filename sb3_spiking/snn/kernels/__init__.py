@@ -16,14 +16,14 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from types import ModuleType
 
 import torch as th
 from torch.nn import functional as F
 
 from sb3_spiking.snn.kernels import checks, reference
-from sb3_spiking.snn.kernels.dynamics import SURROGATES, Dynamics, Layer
+from sb3_spiking.snn.kernels.dynamics import SURROGATES, Dynamics, Kept, Layer
 
 #: Environment variable of :func:`use`
 VARIABLE = "SB3_SPIKING_KERNELS"
@@ -34,6 +34,9 @@ _PATIENCE_SECONDS = 2.0  # longer than it takes to read compiled kernels from th
 _NEEDS = {"cpu": "Numba", "events": "Numba", "inference": "Numba", "cuda": "Triton"}
 # The numbers that there are kernels of neurons for, by device
 _LEAKY_DTYPES = {"cpu": (th.float32, th.float64), "cuda": (th.float32, th.float64, th.float16, th.bfloat16)}
+
+# The surrogates that rates have gradients of in whole layers at once
+_SURROGATES_OF_RATES = ("fast_sigmoid", "atan")
 
 # Event by event, a multiplication takes longer than in a dense convolution: it pays while fewer than this share of the neurons
 # fire, and where each weight is used at more than this number of places, since the weights must be put in another order first.
@@ -163,22 +166,33 @@ def convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, st
     return outputs.reshape(*window.shape[:2], len(weight), 1, 1)
 
 
-def infer(window: th.Tensor, num_steps: int, layers: Iterable[Layer]) -> tuple[th.Tensor, int]:
+def infer(
+    window: th.Tensor, num_steps: int, layers: Iterable[Layer], shares: Sequence[Sequence[float]] = ()
+) -> tuple[th.Tensor, int, list[Kept]]:
     """
-    Run layers without gradients, as many as there is a fast way for: none or some or all.
+    Run layers without exact gradients, as many as there is a fast way for: none or some or all.
 
     :param window: input, shape (T, B, C, H, W), or (1, B, C, H, W) if the same at every step
     :param num_steps: T
     :param layers: one after another; nothing asks for them where there is no fast way
-    :return: the window after these layers, shape (T, B, O, OH, OW), and their number
+    :param shares: for gradients through rates, what a spike of each layer counts at each step, T numbers each
+    :return: the window after these layers, shape (T, B, O, OH, OW), their number, and what each of them keeps if there are
+        shares
     """
-    if len(window) == 1 and window.shape[1] > 0 and not th.is_grad_enabled() and _plain(window):
+    if len(window) == 1 and window.shape[1] > 0 and _plain(window):
+        plans = list(layers)
         backend = _backend("inference", checks.inference, window.dtype)
-        plans = [] if backend is None else list(layers)
+        if shares and backend is not None:
+            dynamics = tuple({layer.dynamics._replace(input_scale=0.7) for layer in plans})
+            known = all(each.spike_grad.name in _SURROGATES_OF_RATES for each in dynamics)
+            backend = _backend("inference", checks.rates, window.dtype, dynamics) if known else None
         if backend is not None and all(layer.weight.dtype == window.dtype for layer in plans):
-            result: tuple[th.Tensor, int] = backend.spikes(window[0], num_steps, plans, _INFERENCE_BELOW_RATE, convolution)
+            with th.no_grad():
+                result: tuple[th.Tensor, int, list[Kept]] = backend.spikes(
+                    window[0], num_steps, plans, _INFERENCE_BELOW_RATE, convolution, shares
+                )
             return result
-    return window, 0
+    return window, 0, []
 
 
 _chosen = "auto"

@@ -4,6 +4,7 @@ their gradients, in the very settings that are asked for. A kernel that compiles
 processor, driver or version, would train a wrong network without a sign.
 """
 
+from collections.abc import Iterable
 from types import ModuleType
 
 import torch as th
@@ -130,7 +131,7 @@ def inference(backend: ModuleType, dtype: th.dtype) -> None:
         for reset in (("zero", True), ("zero", False), ("subtract", True), ("subtract", False), ("none", True)):
             dynamics = Dynamics(0.7, Surrogate("fast_sigmoid"), *reset)
             layers = [Layer(weight, weight.new_zeros(len(weight)), 1, 0.6, 0.9, dynamics) for weight in weights]
-            window, done = backend.spikes(images, num_steps, layers, 1.0, _convolution)
+            window, done, _ = backend.spikes(images, num_steps, layers, 1.0, _convolution)
             expected = images[None]
             for weight in weights[:done]:
                 flat = expected.flatten(0, 1)
@@ -139,3 +140,35 @@ def inference(backend: ModuleType, dtype: th.dtype) -> None:
                 expected = reference.leaky_window(currents, num_steps, 0.6 * one, 0.9 * one, dynamics)
             if done != len(layers) or (window.flatten(2) != expected.flatten(2)).sum() > 2:
                 raise WrongResultError("spikes differ from those of plain PyTorch")
+
+
+def rates(backend: ModuleType, dtype: th.dtype, every: Iterable[Dynamics]) -> None:
+    """
+    What gradients through rates keep of a convolution and a linear layer.
+
+    :param backend: with a function ``spikes``
+    :param dtype: of the weights
+    :param every: dynamics of neurons
+    :raises WrongResultError: if rates or their derivatives differ
+    """
+    images, shares = _numbers(2, 3, 9, 9, dtype=dtype), (0.4, 0.3, 0.2, 0.1)
+    weights = [_numbers(20, 3, 3, 3, dtype=dtype) * 0.3, _numbers(40, 20 * 49, dtype=dtype) * 0.1]
+    each = images.new_tensor(shares).view(-1, 1, 1)
+    beta, threshold = images.new_tensor(0.6), images.new_tensor(0.9)
+    with th.inference_mode(False), th.autocast("cpu", enabled=False):
+        for dynamics in every:
+            layers = [Layer(weight, weight.new_zeros(len(weight)), 1, 0.6, 0.9, dynamics) for weight in weights]
+            with th.no_grad():
+                _, done, kept = backend.spikes(images, 4, layers, 1.0, _convolution, (shares, shares))
+            inputs = images[None]
+            for weight, (their_rates, their_derivatives) in zip(weights[:done], kept, strict=True):
+                flat = inputs.flatten(0, 1)
+                with th.no_grad():
+                    currents = F.conv2d(flat, weight) if weight.dim() == 4 else F.linear(flat.flatten(1), weight)
+                currents = currents.unflatten(0, inputs.shape[:2]).flatten(2).requires_grad_()
+                with th.enable_grad():
+                    spikes = reference.leaky_window(currents, 4, beta, threshold, dynamics)
+                (derivatives,) = th.autograd.grad(spikes, currents, each.expand_as(spikes))
+                _close(their_derivatives.flatten(1), derivatives.sum(dim=0), dtype, "derivatives of rates")
+                _close(their_rates.flatten(1), (spikes.detach() * each).sum(dim=0), dtype, "rates")
+                inputs = spikes.detach().unflatten(2, their_rates.shape[1:])

@@ -72,6 +72,18 @@ class Layer(NamedTuple):
     delay: bool = False
 
 
+class Kept(NamedTuple):
+    """
+    What gradients through rates keep of a layer.
+
+    :param rates: of its spikes, each step with its share, shape (B, O, OH, OW)
+    :param derivatives: of the rates with respect to a current that is added at every step, of the same shape
+    """
+
+    rates: th.Tensor
+    derivatives: th.Tensor
+
+
 def order_of(window: th.Tensor) -> list[int]:
     """
     :param window: shape (T, \\*)

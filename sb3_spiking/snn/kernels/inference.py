@@ -4,6 +4,7 @@ of a line of neurons go into their membranes while they are in the cache, and no
 one.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,13 +14,13 @@ import torch as th
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 from numba.np import arrayobj
 from torch.nn import functional as F
 
 from sb3_spiking.snn.kernels.cpu import SUBTRACT_LATER, SUBTRACT_NOW, ZERO_LATER, ZERO_NOW
 from sb3_spiking.snn.kernels.dense import vector_pointer
-from sb3_spiking.snn.kernels.dynamics import RESETS, Layer
+from sb3_spiking.snn.kernels.dynamics import RESETS, SURROGATES, Kept, Layer
 from sb3_spiking.snn.kernels.events import gather, lanes_for, unpack
 from sb3_spiking.snn.kernels.threads import GRAIN, in_parallel, kernel, run
 
@@ -32,54 +33,94 @@ _EVENTS_AT_ONCE = 10_000_000
 
 
 @intrinsic
-def _fire_16(context, currents, at, step, neuron, words, place, next_step, num_steps):
+def _neurons_16(context, currents, at, step, neuron, words, place, next_step, num_steps, kept, to):
     """
-    A window of 16 neurons, whose membranes stay in registers, by the equations of ``cpu.py``. Their currents are at ``at``,
-    after a step at ``at + step`` and so on; their bits go to ``place`` of ``words``, 16 each, ``place + next_step`` and so on.
-    neuron: beta, threshold, scale, reset. Returns the spikes.
+    A window of 16 neurons, whose membranes stay in registers, by the equations of ``reference.py``. Their currents are at
+    ``at``, after a step at ``at + step`` and so on; their bits go to ``place`` of ``words``, 16 each, ``place + next_step``
+    and so on. neuron: beta, threshold, scale, reset. Returns the spikes.
+
+    kept: None, or for gradients through rates the surrogate, its slope, the shares of the steps (T,), and where rates and
+    their derivatives go, from ``to``.
     """
     size = types.intp
-    signature = types.intp(currents, size, size, neuron, words, size, size, size)
+    signature = types.intp(currents, size, size, neuron, words, size, size, size, kept, size)
+    keeps = not isinstance(kept, types.NoneType)
 
     def generate(context, builder, signature, arguments):
-        currents, at, step, neuron, words, place, next_step, num_steps = arguments
+        currents, at, step, neuron, words, place, next_step, num_steps, kept, to = arguments
         number = context.get_data_type(signature.args[0].dtype)
         vector, index = ir.VectorType(number, 16), ir.IntType(32)
         nothing, undefined = ir.Constant(vector, [0.0] * 16), ir.Constant(vector, ir.Undefined)
+        one, half_pi = ir.Constant(vector, [1.0] * 16), ir.Constant(vector, [math.pi / 2] * 16)
         everywhere = ir.Constant(ir.VectorType(index, 16), [0] * 16)
 
         def splat(value):
             return builder.shuffle_vector(builder.insert_element(undefined, value, index(0)), undefined, everywhere)
 
+        def pointer_to(argument, array, offset):
+            return vector_pointer(context, builder, signature, argument, array, offset, 16)
+
         beta, threshold, scale, reset = cgutils.unpack_tuple(builder, neuron)
         beta, threshold, scale = splat(beta), splat(threshold), splat(scale)
-        is_reset = [builder.icmp_signed("==", reset, reset.type(code)) for code in range(len(set(RESETS.values())))]
-        to_zero = builder.or_(is_reset[ZERO_LATER], is_reset[ZERO_NOW])
+        resets = [builder.icmp_signed("==", reset, reset.type(code)) for code in range(len(set(RESETS.values())))]
+        to_zero = builder.or_(resets[ZERO_LATER], resets[ZERO_NOW])
         # What is taken from a membrane that is due for a reset, but for one to zero
-        reduced = builder.select(builder.or_(is_reset[SUBTRACT_LATER], is_reset[SUBTRACT_NOW]), threshold, nothing)
+        reduced = builder.select(builder.or_(resets[SUBTRACT_LATER], resets[SUBTRACT_NOW]), threshold, nothing)
         table = builder.bitcast(
             arrayobj.make_array(signature.args[4])(context, builder, words).data, ir.IntType(16).as_pointer()
         )
         membranes, count = cgutils.alloca_once_value(builder, nothing), cgutils.alloca_once_value(builder, at.type(0))
+        if keeps:
+            reach, rates, derivatives = (cgutils.alloca_once_value(builder, nothing) for _ in range(3))
+            surrogate, slope, shares, all_rates, all_derivatives = cgutils.unpack_tuple(builder, kept)
+            shares_type, kept_type = signature.args[8][2], signature.args[8][3]
+            shares = arrayobj.make_array(shares_type)(context, builder, shares).data
+            is_atan = builder.icmp_signed("==", surrogate, surrogate.type(SURROGATES["atan"]))
+            slope = splat(slope)
+            steepness = builder.select(is_atan, builder.fmul(half_pi, slope), slope)
+            highest = builder.select(is_atan, builder.fmul(slope, ir.Constant(vector, [0.5] * 16)), one)
         with cgutils.for_range(builder, num_steps, intp=at.type) as loop:
-            offset = builder.add(at, builder.mul(loop.index, step))
-            pointer, align = vector_pointer(context, builder, signature, 0, currents, offset, 16)
+            pointer, align = pointer_to(0, currents, builder.add(at, builder.mul(loop.index, step)))
             before = builder.load(membranes)
             due = builder.fcmp_ordered(">", before, threshold)
-            kept = builder.select(due, builder.select(to_zero, nothing, before), before)
+            left = builder.select(due, builder.select(to_zero, nothing, before), before)
             current = builder.fmul(builder.load(pointer, align=align), scale)
-            charged = builder.fadd(builder.fmul(beta, kept), current)
+            charged = builder.fadd(builder.fmul(beta, left), current)
             charged = builder.fsub(charged, builder.select(due, reduced, nothing))
             fired = builder.fcmp_ordered(">", charged, threshold)
             bits = builder.bitcast(fired, ir.IntType(16))
-            to = builder.gep(table, [builder.add(place, builder.mul(loop.index, next_step))])
-            builder.store(bits, to)
+            builder.store(bits, builder.gep(table, [builder.add(place, builder.mul(loop.index, next_step))]))
             spikes = builder.zext(builder.ctpop(bits), at.type)
             builder.store(builder.add(builder.load(count), spikes), count)
-            one = ir.Constant(vector, [1.0] * 16)
             change = builder.fsub(builder.select(fired, one, nothing), builder.select(due, one, nothing))
             after = builder.fsub(charged, builder.fmul(change, threshold))
-            builder.store(builder.select(is_reset[SUBTRACT_NOW], after, charged), membranes)
+            builder.store(builder.select(resets[SUBTRACT_NOW], after, charged), membranes)
+            if keeps:
+                share = splat(builder.load(builder.gep(shares, [loop.index])))
+                # The surrogate's derivative: fast sigmoid or arctan
+                over = builder.fmul(steepness, builder.fsub(charged, threshold))
+                size = builder.select(builder.fcmp_ordered("<", over, nothing), builder.fsub(nothing, over), over)
+                width = builder.fadd(size, one)
+                width = builder.select(is_atan, builder.fadd(one, builder.fmul(over, over)), builder.fmul(width, width))
+                slopes = builder.fdiv(highest, width)
+                # How far a current that is added at every step has reached into the membranes
+                reached = builder.load(reach)
+                reset_later = builder.select(resets[ZERO_LATER], builder.select(due, nothing, reached), reached)
+                reached = builder.fadd(builder.fmul(beta, reset_later), one)
+                part = builder.fmul(builder.fmul(share, slopes), reached)
+                builder.store(builder.fadd(builder.load(derivatives), part), derivatives)
+                builder.store(builder.fadd(builder.load(rates), builder.select(fired, share, nothing)), rates)
+                # Of that an immediate reset takes away what its spike does
+                of_spike = builder.select(resets[ZERO_NOW], charged, builder.select(resets[SUBTRACT_NOW], threshold, nothing))
+                stays = builder.select(resets[ZERO_NOW], builder.select(fired, nothing, one), one)
+                reached = builder.fmul(reached, builder.fsub(stays, builder.fmul(of_spike, slopes)))
+                builder.store(reached, reach)
+        if keeps:
+            results = builder.load(rates), builder.fmul(builder.load(derivatives), scale)
+            for result, array in zip(results, (all_rates, all_derivatives), strict=True):
+                data = arrayobj.make_array(kept_type)(context, builder, array).data
+                pointer = builder.bitcast(builder.gep(data, [to]), vector.as_pointer())
+                builder.store(result, pointer, align=kept_type.dtype.bitwidth // 8)
         return builder.load(count)
 
     return signature, generate
@@ -92,18 +133,21 @@ def _neuron(plan, like):
 
 
 @kernel
-def _fire(currents, plan, output, words, pixel):
+def _fire(currents, plan, output, words, pixel, kept):
     """
     A window of neurons, and how often they fire. currents: (T, pixels * lanes), of outputs from ``output``; words: (T, pixels
-    of all, words of a pixel), theirs are those from ``pixel``.
+    of all, words of a pixel), theirs are those from ``pixel``; kept: see :func:`_kept`.
     """
     neuron, flat, step, depth = _neuron(plan, currents), currents.reshape(-1), currents.shape[1], 4 * words.shape[2]
+    outputs = -(-plan.outputs // plan.lanes) * plan.lanes
     count = 0
     for each in range(step // plan.lanes):
-        place = (pixel + each) * depth + output // 16
+        place, to = (pixel + each) * depth + output // 16, (pixel + each) * outputs + output
         for lane in range(0, plan.lanes, 16):
             at = each * plan.lanes + lane
-            count += _fire_16(flat, at, step, neuron, words, place + lane // 16, words.shape[1] * depth, words.shape[0])
+            count += _neurons_16(
+                flat, at, step, neuron, words, place + lane // 16, words.shape[1] * depth, words.shape[0], kept, to + lane
+            )
     return count
 
 
@@ -136,6 +180,14 @@ def _transpose_8(context, weights, at, row_size, places, column, out, shift):
         return context.get_dummy_value()
 
     return signature, generate
+
+
+@kernel
+def _aligned(size, like):
+    """An array whose vectors do not lie across two lines of the cache: half the speed where they do."""
+    room = np.empty(size + _LINE_BYTES // like.itemsize, like.dtype)
+    first = (-room.ctypes.data % _LINE_BYTES) // like.itemsize
+    return room[first : first + size]
 
 
 @kernel
@@ -177,13 +229,17 @@ def _pointer(context, address, like):
     return types.CPointer(like.dtype)(address, like), generate
 
 
-# A layer as the kernels take it: addresses of its parameters, its geometry, ``whole`` where its kernel is as large as the
-# image, and its neurons
+# Bytes of a line of the cache, and of the widest vectors
+_LINE_BYTES = 64
+
+# A layer as the kernels take it: addresses of its parameters; its geometry, ``whole`` where its kernel is as large as the
+# image; its neurons; and addresses of what is kept for gradients through rates, 0 where there are none
 _PLAN = np.dtype(
     [
         *((name, np.int64) for name in ("weight", "bias", "outputs", "channels", "height", "width", "kernel_height")),
         *((name, np.int64) for name in ("kernel_width", "stride", "lines", "columns", "whole", "lanes", "delay", "reset")),
-        *((name, np.float64) for name in ("beta", "threshold", "input_scale")),
+        *((name, np.int64) for name in ("surrogate", "shares", "rates", "derivatives")),
+        *((name, np.float64) for name in ("beta", "threshold", "input_scale", "slope")),
     ]
 )
 
@@ -201,8 +257,27 @@ def _pieces(first, last, plan, samples):
     return 0, blocks, first, last
 
 
+def _kept(plan, like, size, num_steps, keeps):
+    """
+    What is kept for gradients through rates, as :func:`_neurons_16` takes it. size: of all neurons; keeps: None for nothing.
+    """
+
+
+@overload(_kept)
+def _kept_by_type(plan, like, size, num_steps, keeps):
+    if isinstance(keeps, types.NoneType):
+        return lambda plan, like, size, num_steps, keeps: None
+    return lambda plan, like, size, num_steps, keeps: (
+        plan.surrogate,
+        like.dtype.type(plan.slope),
+        numba.carray(_pointer(plan.shares, like), (num_steps,)),
+        numba.carray(_pointer(plan.rates, like), (size,)),
+        numba.carray(_pointer(plan.derivatives, like), (size,)),
+    )
+
+
 @kernel
-def _first_layer(first, last, currents, plan, out, counts):
+def _first_layer(first, last, currents, plan, keeps, out, counts):
     """
     Neurons of pixels first to last, whose currents stay the same over the window. currents: (B * positions, outputs), these
     filled up to a multiple of 16; out: bits of the spikes, (T, B * positions, words of a pixel); counts: number of spikes, at
@@ -210,16 +285,17 @@ def _first_layer(first, last, currents, plan, out, counts):
     """
     neuron, flat = _neuron(plan, currents), currents.reshape(-1)
     num_steps, outputs, depth = out.shape[0], currents.shape[1], 4 * out.shape[2]
+    kept = _kept(plan, currents, currents.size, num_steps, keeps)
     count = 0
     for pixel in range(first, last):
         for lane in range(0, outputs, 16):
-            place = pixel * depth + lane // 16
-            count += _fire_16(flat, pixel * outputs + lane, 0, neuron, out, place, out.shape[1] * depth, num_steps)
+            place, at = pixel * depth + lane // 16, pixel * outputs + lane
+            count += _neurons_16(flat, at, 0, neuron, out, place, out.shape[1] * depth, num_steps, kept, at)
     counts[first] = count
 
 
 @kernel
-def _layer(first, last, words, samples, like, plan, out, counts):
+def _layer(first, last, words, samples, like, plan, keeps, out, counts):
     """
     A layer of spikes: pieces first to last. words: bits of the last layer's, (T, B * pixels, words of a pixel); like: an
     array of the parameters' type; out and counts as of :func:`_first_layer`.
@@ -248,9 +324,11 @@ def _layer(first, last, words, samples, like, plan, out, counts):
     events = np.empty(tile * num_steps * pixels * channels, np.uint32)
     ends = np.empty((tile, num_steps, pixels + 1), np.int64)
     places = _places(order[0], inputs // order[0], lanes)
-    ordered, bias = np.empty(inputs * lanes, like.dtype), np.empty(lanes, like.dtype)
-    currents = np.empty((num_steps, columns * lanes), like.dtype)
+    ordered, bias = _aligned(inputs * lanes, like), np.empty(lanes, like.dtype)
+    currents = _aligned(num_steps * columns * lanes, like).reshape(num_steps, columns * lanes)
     flat = currents.reshape(-1)
+    all_lanes = -(-plan.outputs // lanes) * lanes
+    kept = _kept(plan, like, samples * lines * columns * all_lanes, num_steps, keeps)
     total = 0
     for start in range(first_sample, last_sample, tile):
         stop = min(start + tile, last_sample)
@@ -280,7 +358,7 @@ def _layer(first, last, words, samples, like, plan, out, counts):
                                 line * stride * width + column * stride, width, kernel_height, kernel_width, channels,
                             )  # fmt: skip
                             at += lanes
-                    total += _fire(currents, plan, output, out, (sample * lines + line) * columns)
+                    total += _fire(currents, plan, output, out, (sample * lines + line) * columns, kept)
     counts[first] = total
 
 
@@ -313,7 +391,7 @@ def _numbers(first, last, words, out):
 
 
 @kernel
-def _layers(currents, samples, num_steps, plans, below_rate, threads):
+def _layers(currents, samples, num_steps, plans, keeps, below_rate, threads):
     """
     Layers up to one that fires too often. currents: as of :func:`_first_layer`; samples: B; plans: of the layers. Returns the
     bits of the last one's spikes, (T, B * positions, words of a pixel), and how many ran, or -1 without memory.
@@ -322,19 +400,21 @@ def _layers(currents, samples, num_steps, plans, below_rate, threads):
     for number in range(plans.size):
         plan = plans[number]
         rows = samples * plan.lines * plan.columns
-        spikes = np.zeros((num_steps, rows, -(-plan.outputs // 64)), np.uint64)
+        # An odd number of lines of the cache, so that the steps of a neuron do not compete for the same ones
+        padded = 8 * (-(-rows // 8) | 1)
+        spikes = np.zeros((num_steps, padded, -(-plan.outputs // 64)), np.uint64)
         work = num_steps * rows * plan.outputs
         if number == 0:
             counts = np.zeros(rows, np.int64)
             parts = max(1, min(threads, rows, work // GRAIN))
-            failed = in_parallel(_first_layer, rows, parts, (currents, plan, spikes, counts))
+            failed = in_parallel(_first_layer, rows, parts, (currents, plan, keeps, spikes, counts))
         else:
             pieces = spikes.shape[2] if plan.whole else samples * plan.lines
             counts = np.zeros(pieces, np.int64)
             size = plan.outputs * plan.channels * plan.kernel_height * plan.kernel_width
             work += size + fired * size // (plan.channels * plan.stride * plan.stride)
             parts = max(1, min(threads, pieces, work // GRAIN))
-            failed = in_parallel(_layer, pieces, parts, (words, samples, currents, plan, spikes, counts))
+            failed = in_parallel(_layer, pieces, parts, (words, samples, currents, plan, keeps, spikes, counts))
         if failed:
             return words, -1
         words, fired = spikes, counts.sum()
@@ -344,8 +424,13 @@ def _layers(currents, samples, num_steps, plans, below_rate, threads):
 
 
 def spikes(
-    images: th.Tensor, num_steps: int, layers: Sequence[Layer], below_rate: float, convolution: Callable[..., th.Tensor]
-) -> tuple[th.Tensor, int]:
+    images: th.Tensor,
+    num_steps: int,
+    layers: Sequence[Layer],
+    below_rate: float,
+    convolution: Callable[..., th.Tensor],
+    shares: Sequence[Sequence[float]] = (),
+) -> tuple[th.Tensor, int, list[Kept]]:
     """
     Run layers, up to one that fires too often for the next to go event by event.
 
@@ -354,7 +439,9 @@ def spikes(
     :param layers: one after another, of the images' type
     :param below_rate: spikes per neuron and step
     :param convolution: what computes the currents of the first layer, :func:`sb3_spiking.snn.kernels.convolution`
-    :return: the spikes of the last layer that ran, shape (T, B, O, OH, OW), and the number of layers that did
+    :param shares: for gradients through rates, what a spike of each layer counts at each step, T numbers each
+    :return: the spikes of the last layer that ran, shape (T, B, O, OH, OW), the number of layers that did, and what each of
+        them keeps if there are shares
     :raises MemoryError: if there is too little memory
     :raises ValueError: if a layer is not made for what comes out of the one before
     """
@@ -362,7 +449,8 @@ def spikes(
     parameters: list[th.Tensor] = []  # the plans have addresses of
     plans: list[tuple[Any, ...]] = []
     shapes: list[tuple[int, int, int]] = []
-    for layer in layers:
+    kept: list[Kept] = []
+    for number, layer in enumerate(layers):
         weight = layer.weight.detach().contiguous()
         bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().to(weight.dtype).contiguous()
         parameters += [weight, bias]
@@ -377,14 +465,20 @@ def spikes(
         while whole and lanes > _FEWEST_LANES and weight[0].numel() * lanes * weight.element_size() > _BLOCK_BYTES:
             lanes //= 2
         geometry = (outputs, channels, height, width, kernel_height, kernel_width, layer.stride, lines, columns, whole, lanes)
-        neurons = (
-            layer.delay,
-            layer.dynamics.reset,
-            layer.beta,
-            layer.threshold,
-            layer.dynamics.input_scale,
+        dynamics = layer.dynamics
+        addresses = (0, 0, 0)
+        if shares:
+            row = lanes if number else _FEWEST_LANES
+            both = weight.new_zeros(2, samples, lines, columns, -(-outputs // row) * row)
+            counts = weight.new_tensor(shares[number])
+            parameters += [both, counts]
+            kept.append(Kept(*both[..., :outputs].permute(0, 1, 4, 2, 3)))
+            addresses = (counts.data_ptr(), both[0].data_ptr(), both[1].data_ptr())
+        neurons = (layer.beta, layer.threshold, dynamics.input_scale, dynamics.spike_grad.slope or 0)
+        surrogate = SURROGATES[dynamics.spike_grad.name] if shares else 0
+        plans.append(
+            (weight.data_ptr(), bias.data_ptr(), *geometry, layer.delay, dynamics.reset, surrogate, *addresses, *neurons)
         )
-        plans.append((weight.data_ptr(), bias.data_ptr(), *geometry, *neurons))
         channels, height, width = outputs, lines, columns
         shapes.append((height, width, channels))
     first = layers[0]
@@ -392,10 +486,19 @@ def spikes(
     currents = convolution(images[None], weight, first.bias, first.stride).detach()[0].permute(0, 2, 3, 1).flatten(0, 2)
     missing = -currents.shape[1] % _FEWEST_LANES
     currents = F.pad(currents, (0, missing)) if missing else currents.contiguous()
-    words, done = _layers(currents.numpy(), samples, num_steps, np.array(plans, _PLAN), below_rate, th.get_num_threads())
+    words, done = _layers(
+        currents.numpy(),
+        samples,
+        num_steps,
+        np.array(plans, _PLAN),
+        True if shares else None,
+        below_rate,
+        th.get_num_threads(),
+    )
     if done < 0:
         raise MemoryError(f"no memory for a window of {num_steps} steps of {samples} observations")
     window = images.new_empty(num_steps, samples, *shapes[done - 1])
     rows = window.flatten(0, 3).numpy()
-    run(_numbers, len(rows), rows.size, words.reshape(len(rows), -1), rows)
-    return window.permute(0, 1, 4, 2, 3), done
+    words = words[:, : len(rows) // num_steps].reshape(len(rows), -1)
+    run(_numbers, len(rows), rows.size, words, rows)
+    return window.permute(0, 1, 4, 2, 3), done, kept[:done]
