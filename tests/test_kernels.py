@@ -329,7 +329,7 @@ def test_layers_without_gradients(monkeypatch, delay, network, reset):
         expected = one_after_another(layers, images)
         with th.no_grad():
             arguments = (images, num_steps, [layer.constants() for layer in layers])
-            window, done = kernels.infer(*arguments)
+            window, done, _ = kernels.infer(*arguments)
             assert done == len(layers)
             assert th.equal(window.flatten(2), expected.flatten(2))
             assert th.equal(run_layers(layers, images), expected)
@@ -355,7 +355,7 @@ def test_a_layer_that_fires_often_hands_over():
         layers[1].connection.bias += 3
         expected = one_after_another(layers, images)
         assert one_after_another(layers[:1], images).mean() < 0.2 < one_after_another(layers[:2], images).mean()
-        window, done = kernels.infer(images, 5, [layer.constants() for layer in layers])
+        window, done, _ = kernels.infer(images, 5, [layer.constants() for layer in layers])
         assert done == 2
         assert th.equal(window, one_after_another(layers[:2], images))
         assert th.equal(run_layers(layers, images, 16 * 36 * 5), expected)

@@ -499,6 +499,6 @@ def spikes(
         raise MemoryError(f"no memory for a window of {num_steps} steps of {samples} observations")
     window = images.new_empty(num_steps, samples, *shapes[done - 1])
     rows = window.flatten(0, 3).numpy()
-    words = words[:, : len(rows) // num_steps].reshape(len(rows), -1)
+    words = np.ascontiguousarray(words[:, : len(rows) // num_steps]).reshape(len(rows), -1)
     run(_numbers, len(rows), rows.size, words, rows)
     return window.permute(0, 1, 4, 2, 3), done, kept[:done]
