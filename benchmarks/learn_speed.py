@@ -49,10 +49,11 @@ def relu_like(settings: Any) -> dict[str, Any]:
     return {"features_extractor_class": ReluExtractor, "features_extractor_kwargs": shape, "net_arch": []}
 
 
-def with_steps(game: str, num_steps: int | None, device: str) -> DQN:
+def with_steps(game: str, num_steps: int | None, gradients: str, device: str) -> DQN:
     """
     :param game: ``Breakout`` or ``CartPole``
     :param num_steps: simulation steps of a window, None for ReLU
+    :param gradients: the setting
     :param device: of the networks
     :return: a DQN
     """
@@ -66,7 +67,7 @@ def with_steps(game: str, num_steps: int | None, device: str) -> DQN:
             return DQN("CnnPolicy", env, **arguments)
         return DQN("MlpPolicy", env, policy_kwargs={"net_arch": SIZE}, **arguments)
     settings: dict[str, Any] = {"preset": "liu2022"} if game == "Breakout" else {"net_arch": SIZE}
-    model = DQN(SpikingPolicy, env, policy_kwargs={"num_steps": num_steps, **settings}, **arguments)
+    model = DQN(SpikingPolicy, env, policy_kwargs={"num_steps": num_steps, "gradients": gradients, **settings}, **arguments)
     if game == "Breakout":
         model.policy.load_state_dict(peers.spiking_policy(num_steps).state_dict(), strict=False)
     return model
@@ -139,9 +140,10 @@ def main() -> None:
             for name, spiking in (("ReLU", False), ("`-f sb3_spiking`", True)):
                 models[game, name] = default(game, spiking, args.device, args.policy_kwargs)
         else:
-            for num_steps in (None, *args.num_steps):
-                name = "ReLU" if num_steps is None else f"spiking, T = {num_steps}"
-                models[game, name] = with_steps(game, num_steps, args.device)
+            models[game, "ReLU"] = with_steps(game, None, "exact", args.device)
+            for num_steps in args.num_steps:
+                models[game, f"spiking, T = {num_steps}"] = with_steps(game, num_steps, "exact", args.device)
+                models[game, f"spiking, T = {num_steps}, through rates"] = with_steps(game, num_steps, "rates", args.device)
     rates: dict[tuple[str, str], list[float]] = {name: [] for name in models}
     for model in models.values():
         model.learn(400)

@@ -29,7 +29,7 @@ AXES: dict[str, list[float]] = {
 POINT: dict[str, float] = {"num_steps": 16, "batch_size": 32, "width": 1}
 
 
-COLORS = {"ours": "C0", "snnTorch loop": "C1", "ReLU": "gray"}
+COLORS = {"ours": "C0", "ours, through rates": "C2", "snnTorch loop": "C1", "ReLU": "gray"}
 
 
 class Point(NamedTuple):
@@ -43,13 +43,14 @@ class Point(NamedTuple):
 
 
 def update(name: str, num_steps: float, batch_size: float, width: float) -> Callable[[], Any]:
-    """An update of a network: ``ours``, ``snnTorch loop`` or ``ReLU``, which has neither steps nor another width."""
+    """An update of a network, a key of COLORS; the ReLU network has neither steps nor another width."""
     if name == "ReLU":
         network: Any = CnnPolicy(peers.IMAGES, peers.ACTIONS, lambda _: 1e-4).q_net
     else:
         layers = tuple((int(channels * width), kernel, stride) for channels, kernel, stride in NATURE_CONV_LAYERS)
-        policy = peers.spiking_policy(int(num_steps), conv_layers=layers, features_dim=int(512 * width))
-        network = policy.q_net if name == "ours" else peers.SnnTorchLoop(policy)
+        gradients = "rates" if name == "ours, through rates" else "exact"
+        policy = peers.spiking_policy(int(num_steps), conv_layers=layers, features_dim=int(512 * width), gradients=gradients)
+        network = peers.SnnTorchLoop(policy) if name == "snnTorch loop" else policy.q_net
     images = peers.images(int(batch_size))
     inputs = images.float() / 255 if name == "snnTorch loop" else images
 

@@ -25,6 +25,7 @@ NAMES = {
     "dense": "the convolutions alone, dense",
     "plain": "ours, plain PyTorch",
     "ours": "ours",
+    "rates": "ours, gradients through rates",
     "relu": "DQN's ReLU network",
 }
 
@@ -36,9 +37,9 @@ def make(name: str, num_steps: int, device: str) -> tuple[Callable[[th.Tensor], 
     :param device: ``cpu`` or ``cuda``
     :return: a function of images (B, 4, 84, 84), uint8, and the network with its parameters
     """
-    policy = peers.spiking_policy(num_steps)
+    policy = peers.spiking_policy(num_steps, gradients="rates" if name == "rates" else "exact")
     network: Any = peers.relu_policy().q_net if name == "relu" else policy.q_net
-    if name in ("relu", "ours"):
+    if name in ("relu", "ours", "rates"):
         run = network.to(device)
     elif name == "plain":
         run = peers.in_plain_pytorch(network.to(device))
