@@ -75,15 +75,23 @@ class SpikingLayer(nn.Module):
         each = spikes.new_tensor(shares.outputs).view(-1, *[1] * (spikes.dim() - 1)).expand_as(spikes)
         (onto_currents,) = th.autograd.grad(spikes, currents, each)
         inputs = rates.of_window(window, seen, shares.inputs)
-        return rates.spikes(self.currents_of_rates(inputs, spikes.shape[1:]), onto_currents.sum(dim=0), spikes.detach())
+        return self.learned(inputs, onto_currents.sum(dim=0), spikes.detach())
 
-    def currents_of_rates(self, inputs: th.Tensor, shape: th.Size) -> th.Tensor:
+    def learned(self, inputs: th.Tensor, derivative: th.Tensor, outputs: th.Tensor) -> th.Tensor:
+        """
+        What the layer did, with gradients through rates.
+
+        :param inputs: rates into it, shape (B, \\*in)
+        :param derivative: of its own rates with respect to a current that is added at every step, shape (B, \\*out)
+        :param outputs: its spikes, shape (T, B, \\*out), or its rates, shape (B, \\*out)
+        :return: these
+        """
         connection = self.connection
         if _is_plain(connection) and not th.is_autocast_enabled(inputs.device.type):
             stride = connection.stride[0] if isinstance(connection, nn.Conv2d) else 1
-            return rates.currents(inputs, connection.weight, connection.bias, stride, shape)
-        result: th.Tensor = connection(inputs.flatten(1) if isinstance(connection, nn.Linear) else inputs)
-        return result
+            return rates.layer(inputs, connection.weight, connection.bias, stride, derivative, outputs)
+        currents = connection(inputs.flatten(1) if isinstance(connection, nn.Linear) else inputs)
+        return rates.neurons(currents, derivative, outputs)
 
     def _currents(self, window: th.Tensor) -> th.Tensor:
         if not _is_plain(self.connection):
@@ -182,8 +190,7 @@ def _graph_of_rates(layers: list[SpikingLayer], window: th.Tensor, spikes: th.Te
     for number, (layer, (layer_rates, derivatives)) in enumerate(zip(layers, kept, strict=True)):
         if isinstance(layer.connection, nn.Linear):
             layer_rates, derivatives = layer_rates.flatten(1), derivatives.flatten(1)
-        currents = layer.currents_of_rates(inputs, derivatives.shape)
-        inputs = rates.spikes(currents, derivatives, spikes if number == len(layers) - 1 else layer_rates)
+        inputs = layer.learned(inputs, derivatives, spikes if number == len(layers) - 1 else layer_rates)
     return inputs
 
 

@@ -79,37 +79,50 @@ class _Rates(th.autograd.Function):
         return (grad / ctx.steps).expand(ctx.steps, *grad.shape), None, None
 
 
-class _Currents(th.autograd.Function):
-    """The gradient of a convolution or linear layer of rates. Nobody needs its result, which stays unset."""
+def _onto_rate(grad: th.Tensor, derivative: th.Tensor) -> th.Tensor:
+    """The gradient of rates, given that of them or of a window of spikes."""
+    if grad.dim() == derivative.dim():
+        return grad
+    return grad[0] * len(grad) if grad.stride(0) == 0 else grad.sum(dim=0)
+
+
+class _Layer(th.autograd.Function):
+    """What a convolution or linear layer and its neurons did, with a ReLU network's gradient."""
 
     @staticmethod
     def forward(
-        ctx: Any, rates: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: int, shape: th.Size
+        ctx: Any,
+        rates: th.Tensor,
+        weight: th.Tensor,
+        bias: th.Tensor | None,
+        stride: int,
+        derivative: th.Tensor,
+        outputs: th.Tensor,
     ) -> th.Tensor:
-        ctx.save_for_backward(rates, weight)
+        ctx.save_for_backward(rates, weight, derivative)
         ctx.settings = stride, None if bias is None else bias.shape
-        return weight.new_empty(()).expand(shape)
+        return outputs.view_as(outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        rates, weight = ctx.saved_tensors
+        rates, weight, derivative = ctx.saved_tensors
         stride, bias_shape = ctx.settings
-        (grad,) = grad_outputs
+        grad = _onto_rate(grad_outputs[0], derivative) * derivative
         wanted = ctx.needs_input_grad[:3]
         if weight.dim() == 4:
             # Three times as fast as with the channels first, where these are few
             grad, rates = (each.contiguous(memory_format=th.channels_last) for each in (grad, rates))
             geometry = ([stride] * 2, [0, 0], [1, 1], False, [0, 0], 1)
             grads = th.ops.aten.convolution_backward(grad, rates, weight, bias_shape, *geometry, wanted)
-            return (*grads, None, None)
+            return (*grads, None, None, None)
         onto_rates = (grad @ weight).view_as(rates) if wanted[0] else None
         onto_weight = grad.t() @ rates.flatten(1) if wanted[1] else None
-        return onto_rates, onto_weight, grad.sum(dim=0) if wanted[2] else None, None, None
+        return onto_rates, onto_weight, grad.sum(dim=0) if wanted[2] else None, None, None, None
 
 
-class _Spikes(th.autograd.Function):
-    """What neurons did, with the derivative of their rates as its gradient."""
+class _Neurons(th.autograd.Function):
+    """What neurons alone did."""
 
     @staticmethod
     def forward(ctx: Any, currents: th.Tensor, derivative: th.Tensor, outputs: th.Tensor) -> th.Tensor:
@@ -120,10 +133,7 @@ class _Spikes(th.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor, None, None]:
         (derivative,) = ctx.saved_tensors
-        (grad,) = grad_outputs
-        if grad.dim() > derivative.dim():
-            grad = grad[0] * len(grad) if grad.stride(0) == 0 else grad.sum(dim=0)
-        return grad * derivative, None, None
+        return _onto_rate(grad_outputs[0], derivative) * derivative, None, None
 
 
 def of_window(window: th.Tensor, seen: th.Tensor, shares: Shares) -> th.Tensor:
@@ -133,33 +143,43 @@ def of_window(window: th.Tensor, seen: th.Tensor, shares: Shares) -> th.Tensor:
     :param shares: what it counts there at each step
     :return: rates: the steps added up, each with its share, shape (B, \\*)
     """
+    if not window.requires_grad and len(window) == 1:
+        return seen[0]
     rates: th.Tensor = _Rates.apply(window, seen.detach(), shares)
     return rates
 
 
-def currents(rates: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: int, shape: tuple[int, ...]) -> th.Tensor:
+def layer(
+    rates: th.Tensor,
+    weight: th.Tensor,
+    bias: th.Tensor | None,
+    stride: int,
+    derivative: th.Tensor,
+    outputs: th.Tensor,
+) -> th.Tensor:
     """
-    The gradient of a connection, a ReLU network's.
+    What a layer did, as a node of the graph.
 
     :param rates: into it, shape (B, \\*in)
     :param weight: shape (O, C, KH, KW) of a convolution, or (O, I) of a linear layer
     :param bias: shape (O,), or None
     :param stride: of the convolution
-    :param shape: (B, \\*out)
-    :return: currents of that shape, whose values mean nothing
+    :param derivative: of its neurons' rates with respect to a current that is added at every step, shape (B, \\*out)
+    :param outputs: their spikes, shape (T, B, \\*out), or their rates, shape (B, \\*out)
+    :return: these
     """
-    result: th.Tensor = _Currents.apply(rates, weight, bias, stride, shape)
+    result: th.Tensor = _Layer.apply(rates, weight, bias, stride, derivative, outputs)
     return result
 
 
-def spikes(currents: th.Tensor, derivative: th.Tensor, outputs: th.Tensor) -> th.Tensor:
+def neurons(currents: th.Tensor, derivative: th.Tensor, outputs: th.Tensor) -> th.Tensor:
     """
-    The gradient of neurons, in place of a ReLU's 0 or 1.
+    What neurons did, behind a connection that PyTorch computes.
 
-    :param currents: into them, shape (B, \\*)
-    :param derivative: of their rates with respect to a current that is added at every step, shape (B, \\*)
-    :param outputs: their spikes, shape (T, B, \\*), or their rates, shape (B, \\*)
+    :param currents: of the rates into it, shape (B, \\*)
+    :param derivative: as of :func:`layer`
+    :param outputs: as of :func:`layer`
     :return: these
     """
-    result: th.Tensor = _Spikes.apply(currents, derivative, outputs)
+    result: th.Tensor = _Neurons.apply(currents, derivative, outputs)
     return result

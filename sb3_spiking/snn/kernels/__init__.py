@@ -167,7 +167,7 @@ def convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, st
 
 
 def infer(
-    window: th.Tensor, num_steps: int, layers: Iterable[Layer], shares: Sequence[Sequence[float]] = ()
+    window: th.Tensor, num_steps: int, layers: Iterable[Layer], shares: Sequence[tuple[float, ...]] = ()
 ) -> tuple[th.Tensor, int, list[Kept]]:
     """
     Run layers without exact gradients, as many as there is a fast way for: none or some or all.

@@ -4,6 +4,7 @@ of a line of neurons go into their membranes while they are in the cache, and no
 one.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -423,13 +424,42 @@ def _layers(currents, samples, num_steps, plans, keeps, below_rate, threads):
     return words, plans.size
 
 
+@functools.lru_cache(maxsize=1024)
+def _geometry(shape: tuple[int, ...], weight_shape: th.Size, stride: int, itemsize: int) -> tuple[int, ...]:
+    """
+    :param shape: (C, H, W) of the input
+    :param weight_shape: of the layer's weights
+    :param stride: of the convolution
+    :param itemsize: bytes of a number
+    :return: the part of a plan from ``outputs`` to ``lanes``
+    :raises ValueError: if the layer is not made for the input: the kernels read and write without looking
+    """
+    channels, height, width = shape
+    outputs, *kernel_size = weight_shape
+    kernel_height, kernel_width = kernel_size[1:] or (height, width)
+    inputs = math.prod(kernel_size)
+    if inputs != channels * kernel_height * kernel_width or kernel_height > height or kernel_width > width:
+        raise ValueError(f"weights of shape {tuple(weight_shape)} for an input of shape {shape}")
+    lines, columns = (height - kernel_height) // stride + 1, (width - kernel_width) // stride + 1
+    whole = (kernel_height, kernel_width) == (height, width)
+    lanes = lanes_for(outputs)
+    while whole and lanes > _FEWEST_LANES and inputs * lanes * itemsize > _BLOCK_BYTES:
+        lanes //= 2
+    return outputs, channels, height, width, kernel_height, kernel_width, stride, lines, columns, whole, lanes
+
+
+@functools.lru_cache(maxsize=1024)
+def _as_tensor(numbers: tuple[float, ...], dtype: th.dtype) -> th.Tensor:
+    return th.tensor(numbers, dtype=dtype)
+
+
 def spikes(
     images: th.Tensor,
     num_steps: int,
     layers: Sequence[Layer],
     below_rate: float,
     convolution: Callable[..., th.Tensor],
-    shares: Sequence[Sequence[float]] = (),
+    shares: Sequence[tuple[float, ...]] = (),
 ) -> tuple[th.Tensor, int, list[Kept]]:
     """
     Run layers, up to one that fires too often for the next to go event by event.
@@ -445,59 +475,45 @@ def spikes(
     :raises MemoryError: if there is too little memory
     :raises ValueError: if a layer is not made for what comes out of the one before
     """
-    samples, channels, height, width = images.shape
+    samples, *shape = images.shape
     parameters: list[th.Tensor] = []  # the plans have addresses of
     plans: list[tuple[Any, ...]] = []
-    shapes: list[tuple[int, int, int]] = []
     kept: list[Kept] = []
+    shapes: list[tuple[int, ...]] = [tuple(shape)]
     for number, layer in enumerate(layers):
         weight = layer.weight.detach().contiguous()
         bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().to(weight.dtype).contiguous()
         parameters += [weight, bias]
-        outputs, *kernel_size = weight.shape
-        kernel_height, kernel_width = kernel_size[1:] or (height, width)
-        fits = weight[0].numel() == channels * kernel_height * kernel_width
-        if not fits or kernel_height > height or kernel_width > width:  # the kernels read and write without looking
-            raise ValueError(f"weights of shape {tuple(weight.shape)} for an input of shape {(channels, height, width)}")
-        lines, columns = (height - kernel_height) // layer.stride + 1, (width - kernel_width) // layer.stride + 1
-        whole = (kernel_height, kernel_width) == (height, width)
-        lanes = lanes_for(outputs)
-        while whole and lanes > _FEWEST_LANES and weight[0].numel() * lanes * weight.element_size() > _BLOCK_BYTES:
-            lanes //= 2
-        geometry = (outputs, channels, height, width, kernel_height, kernel_width, layer.stride, lines, columns, whole, lanes)
-        dynamics = layer.dynamics
-        addresses = (0, 0, 0)
+        geometry = _geometry(shapes[-1], weight.shape, layer.stride, weight.element_size())
+        outputs, lines, columns, lanes = geometry[0], geometry[-4], geometry[-3], geometry[-1]
+        dynamics, addresses, surrogate = layer.dynamics, (0, 0, 0), 0
         if shares:
             row = lanes if number else _FEWEST_LANES
             both = weight.new_zeros(2, samples, lines, columns, -(-outputs // row) * row)
-            counts = weight.new_tensor(shares[number])
+            counts = _as_tensor(shares[number], weight.dtype)
             parameters += [both, counts]
             kept.append(Kept(*both[..., :outputs].permute(0, 1, 4, 2, 3)))
-            addresses = (counts.data_ptr(), both[0].data_ptr(), both[1].data_ptr())
+            first = both.data_ptr()
+            addresses = (counts.data_ptr(), first, first + both.nbytes // 2)
+            surrogate = SURROGATES[dynamics.spike_grad.name]
         neurons = (layer.beta, layer.threshold, dynamics.input_scale, dynamics.spike_grad.slope or 0)
-        surrogate = SURROGATES[dynamics.spike_grad.name] if shares else 0
         plans.append(
             (weight.data_ptr(), bias.data_ptr(), *geometry, layer.delay, dynamics.reset, surrogate, *addresses, *neurons)
         )
-        channels, height, width = outputs, lines, columns
-        shapes.append((height, width, channels))
-    first = layers[0]
-    weight = first.weight if first.weight.dim() == 4 else first.weight.unflatten(1, images.shape[1:])
-    currents = convolution(images[None], weight, first.bias, first.stride).detach()[0].permute(0, 2, 3, 1).flatten(0, 2)
+        shapes.append((outputs, lines, columns))
+    first_layer = layers[0]
+    weight = first_layer.weight if first_layer.weight.dim() == 4 else first_layer.weight.unflatten(1, shape)
+    currents = convolution(images[None], weight, first_layer.bias, first_layer.stride)
+    currents = currents.detach()[0].permute(0, 2, 3, 1).flatten(0, 2)
     missing = -currents.shape[1] % _FEWEST_LANES
     currents = F.pad(currents, (0, missing)) if missing else currents.contiguous()
-    words, done = _layers(
-        currents.numpy(),
-        samples,
-        num_steps,
-        np.array(plans, _PLAN),
-        True if shares else None,
-        below_rate,
-        th.get_num_threads(),
-    )
+    keeps, threads = True if shares else None, th.get_num_threads()
+    plan = np.array(plans, _PLAN)
+    words, done = _layers(currents.numpy(), samples, num_steps, plan, keeps, below_rate, threads)
     if done < 0:
         raise MemoryError(f"no memory for a window of {num_steps} steps of {samples} observations")
-    window = images.new_empty(num_steps, samples, *shapes[done - 1])
+    outputs, lines, columns = shapes[done]
+    window = images.new_empty(num_steps, samples, lines, columns, outputs)
     rows = window.flatten(0, 3).numpy()
     words = np.ascontiguousarray(words[:, : len(rows) // num_steps]).reshape(len(rows), -1)
     run(_numbers, len(rows), rows.size, words, rows)
