@@ -23,7 +23,7 @@ import torch as th
 from torch.nn import functional as F
 
 from sb3_spiking.snn.kernels import checks, reference
-from sb3_spiking.snn.kernels.dynamics import SURROGATES, Dynamics, Kept, Layer
+from sb3_spiking.snn.kernels.dynamics import SURROGATES, SURROGATES_OF_RATES, Dynamics, Kept, Layer
 
 #: Environment variable of :func:`use`
 VARIABLE = "SB3_SPIKING_KERNELS"
@@ -34,9 +34,6 @@ _PATIENCE_SECONDS = 2.0  # longer than it takes to read compiled kernels from th
 _NEEDS = {"cpu": "Numba", "events": "Numba", "inference": "Numba", "cuda": "Triton"}
 # The numbers that there are kernels of neurons for, by device
 _LEAKY_DTYPES = {"cpu": (th.float32, th.float64), "cuda": (th.float32, th.float64, th.float16, th.bfloat16)}
-
-# The surrogates that rates have gradients of in whole layers at once
-_SURROGATES_OF_RATES = ("fast_sigmoid", "atan")
 
 # Event by event, a multiplication takes longer than in a dense convolution: it pays while fewer than this share of the neurons
 # fire, and where each weight is used at more than this number of places, since the weights must be put in another order first.
@@ -184,7 +181,7 @@ def infer(
         backend = _backend("inference", checks.inference, window.dtype)
         if shares and backend is not None:
             dynamics = tuple({layer.dynamics._replace(input_scale=0.7) for layer in plans})
-            known = all(each.spike_grad.name in _SURROGATES_OF_RATES for each in dynamics)
+            known = all(each.spike_grad.name in SURROGATES_OF_RATES for each in dynamics)
             backend = _backend("inference", checks.rates, window.dtype, dynamics) if known else None
         if backend is not None and all(layer.weight.dtype == window.dtype for layer in plans):
             with th.no_grad():

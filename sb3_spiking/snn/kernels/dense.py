@@ -7,26 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numba.np import arrayobj
 from torch.nn import grad as nn_grad
 
 from sb3_spiking.snn.kernels.threads import kernel, run
+from sb3_spiking.snn.kernels.vectors import Vectors
 
 # Input channels and positions whose sums are held in registers: twelve of the sixteen of AVX2
 _LANES = 16
 _POSITIONS = 6
-
-
-def vector_pointer(context, builder, signature, position, array, offset, lanes):
-    """Pointer to ``lanes`` numbers of a flat array, the argument at ``position``, and their alignment."""
-    data = arrayobj.make_array(signature.args[position])(context, builder, array).data
-    element = signature.args[position].dtype
-    vector = ir.VectorType(context.get_data_type(element), lanes).as_pointer()
-    return builder.bitcast(builder.gep(data, [offset]), vector), element.bitwidth // 8
 
 
 def _multiply(positions: int) -> Any:
@@ -43,27 +34,20 @@ def _multiply(positions: int) -> Any:
 
         def generate(context, builder, signature, arguments):
             left, at, depth, right, start, out, base, places, first = arguments
-            vector = ir.VectorType(context.get_data_type(signature.args[0].dtype), _LANES)
-            undefined, index = ir.Constant(vector, ir.Undefined), ir.IntType(32)
-            everywhere = ir.Constant(ir.VectorType(index, _LANES), [0] * _LANES)
-            numbers = arrayobj.make_array(signature.args[0])(context, builder, left).data
-            table = arrayobj.make_array(signature.args[7])(context, builder, places).data
-            sums = [cgutils.alloca_once(builder, vector) for _ in range(positions)]
-            for each in sums:
-                builder.store(ir.Constant(vector, [0.0] * _LANES), each)
+            vectors = Vectors(context, builder, signature, signature.args[0].dtype, _LANES)
+            numbers, table = vectors.numbers(0, left), vectors.numbers(7, places)
+            sums = [cgutils.alloca_once_value(builder, vectors.constant(0)) for _ in range(positions)]
             with cgutils.for_range(builder, depth, intp=start.type) as loop:
-                offset = builder.add(start, builder.mul(loop.index, start.type(_LANES)))
-                pointer, align = vector_pointer(context, builder, signature, 3, right, offset, _LANES)
-                row = builder.load(pointer, align=align)
+                row = vectors.load(3, right, builder.add(start, builder.mul(loop.index, start.type(_LANES))))
                 for position, each in enumerate(sums):
                     offset = builder.add(builder.add(at, builder.mul(depth, depth.type(position))), loop.index)
-                    number = builder.insert_element(undefined, builder.load(builder.gep(numbers, [offset])), index(0))
-                    product = builder.fmul(builder.shuffle_vector(number, undefined, everywhere), row, flags=("contract",))
+                    number = vectors.splat(builder.load(builder.gep(numbers, [offset])))
+                    product = builder.fmul(number, row, flags=("contract",))
                     builder.store(builder.fadd(builder.load(each), product, flags=("contract",)), each)
             for position, each in enumerate(sums):
                 place = builder.load(builder.gep(table, [builder.add(first, first.type(position))]))
-                pointer, align = vector_pointer(context, builder, signature, 5, out, builder.add(base, place), _LANES)
-                builder.store(builder.fadd(builder.load(pointer, align=align), builder.load(each)), pointer, align=align)
+                offset = builder.add(base, place)
+                vectors.store(builder.fadd(vectors.load(5, out, offset), builder.load(each)), 5, out, offset)
             return context.get_dummy_value()
 
         return signature, generate

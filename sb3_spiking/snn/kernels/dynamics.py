@@ -28,6 +28,9 @@ SURROGATES = {
     "straight_through_estimator": 7,
 }
 
+#: those that rates have derivatives of where whole layers run at once
+SURROGATES_OF_RATES = ("fast_sigmoid", "atan")
+
 
 class Dynamics(NamedTuple):
     """

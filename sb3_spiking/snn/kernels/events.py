@@ -17,12 +17,12 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numba.np import arrayobj
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from sb3_spiking.snn.kernels.dense import input_gradient, is_linear, vector_pointer
+from sb3_spiking.snn.kernels.dense import input_gradient, is_linear
 from sb3_spiking.snn.kernels.threads import kernel, run
+from sb3_spiking.snn.kernels.vectors import Vectors
 
 # Output channels that are added at once, the largest that does not exceed their number by half: 64 are four registers of
 # AVX-512, eight of AVX2
@@ -57,11 +57,9 @@ def _row_operations(lanes: int) -> tuple[Any, Any]:
 
             def generate(context, builder, signature, arguments):
                 total, at, weights, start, events, ends, pixel, width, kernel_lines, kernel_width, channels = arguments
-                pointer, align = vector_pointer(context, builder, signature, 0, total, at, lanes)
-                register = cgutils.alloca_once(builder, pointer.type.pointee)
-                builder.store(builder.load(pointer, align=align), register)
-                data = arrayobj.make_array(signature.args[4])(context, builder, events).data
-                counts = arrayobj.make_array(signature.args[5])(context, builder, ends).data
+                vectors = Vectors(context, builder, signature, signature.args[0].dtype, lanes)
+                register = cgutils.alloca_once_value(builder, vectors.load(0, total, at))
+                data, counts = vectors.numbers(4, events), vectors.numbers(5, ends)
                 row_size = builder.mul(channels, start.type(lanes))
                 line_size = builder.mul(row_size, kernel_width)
                 with cgutils.for_range(builder, kernel_lines, intp=start.type) as line:
@@ -72,14 +70,13 @@ def _row_operations(lanes: int) -> tuple[Any, Any]:
                     with cgutils.for_range(builder, last, start=first, intp=start.type) as loop:
                         event = builder.zext(builder.load(builder.gep(data, [loop.index])), start.type)
                         offset = builder.add(base, builder.mul(event, start.type(lanes)))
-                        row, _ = vector_pointer(context, builder, signature, 2, weights, offset, lanes)
-                        added = builder.fadd(builder.load(register), builder.load(row, align=align))
+                        added = builder.fadd(builder.load(register), vectors.load(2, weights, offset))
                         if scatter:
-                            builder.store(added, row, align=align)
+                            vectors.store(added, 2, weights, offset)
                         else:
                             builder.store(added, register)
                 if not scatter:
-                    builder.store(builder.load(register), pointer, align=align)
+                    vectors.store(builder.load(register), 0, total, at)
                 return context.get_dummy_value()
 
             return signature, generate
@@ -135,10 +132,10 @@ def _fired_16(context, window, at):
     """Bits of 16 numbers that are not 0, and of those that are neither 0 nor 1."""
 
     def generate(context, builder, signature, arguments):
-        pointer, align = vector_pointer(context, builder, signature, 0, *arguments, 16)
-        numbers = builder.load(pointer, align=align)
-        fired = builder.fcmp_unordered("!=", numbers, ir.Constant(numbers.type, [0.0] * 16))
-        other = builder.and_(fired, builder.fcmp_unordered("!=", numbers, ir.Constant(numbers.type, [1.0] * 16)))
+        vectors = Vectors(context, builder, signature, signature.args[0].dtype, 16)
+        numbers = vectors.load(0, *arguments)
+        fired = builder.fcmp_unordered("!=", numbers, vectors.constant(0))
+        other = builder.and_(fired, builder.fcmp_unordered("!=", numbers, vectors.constant(1)))
         bits = [builder.zext(builder.bitcast(each, ir.IntType(16)), ir.IntType(64)) for each in (fired, other)]
         return context.make_tuple(builder, signature.return_type, bits)
 

@@ -14,16 +14,14 @@ import numpy as np
 import torch as th
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic, overload
-from numba.np import arrayobj
 from torch.nn import functional as F
 
-from sb3_spiking.snn.kernels.cpu import SUBTRACT_LATER, SUBTRACT_NOW, ZERO_LATER, ZERO_NOW
-from sb3_spiking.snn.kernels.dense import vector_pointer
-from sb3_spiking.snn.kernels.dynamics import RESETS, SURROGATES, Kept, Layer
+from sb3_spiking.snn.kernels.dynamics import SURROGATES, Kept, Layer
 from sb3_spiking.snn.kernels.events import gather, lanes_for, unpack
+from sb3_spiking.snn.kernels.registers import neurons_16
 from sb3_spiking.snn.kernels.threads import GRAIN, in_parallel, kernel, run
+from sb3_spiking.snn.kernels.vectors import Vectors, aligned
 
 # Neurons whose membranes are held in registers
 _FEWEST_LANES = 16
@@ -31,100 +29,6 @@ _FEWEST_LANES = 16
 _BLOCK_BYTES = 500_000
 # Samples that share ordered weights: as many as have at most this number of spikes
 _EVENTS_AT_ONCE = 10_000_000
-
-
-@intrinsic
-def _neurons_16(context, currents, at, step, neuron, words, place, next_step, num_steps, kept, to):
-    """
-    A window of 16 neurons, whose membranes stay in registers, by the equations of ``reference.py``. Their currents are at
-    ``at``, after a step at ``at + step`` and so on; their bits go to ``place`` of ``words``, 16 each, ``place + next_step``
-    and so on. neuron: beta, threshold, scale, reset. Returns the spikes.
-
-    kept: None, or for gradients through rates the surrogate, its slope, the shares of the steps (T,), and where rates and
-    their derivatives go, from ``to``.
-    """
-    size = types.intp
-    signature = types.intp(currents, size, size, neuron, words, size, size, size, kept, size)
-    keeps = not isinstance(kept, types.NoneType)
-
-    def generate(context, builder, signature, arguments):
-        currents, at, step, neuron, words, place, next_step, num_steps, kept, to = arguments
-        number = context.get_data_type(signature.args[0].dtype)
-        vector, index = ir.VectorType(number, 16), ir.IntType(32)
-        nothing, undefined = ir.Constant(vector, [0.0] * 16), ir.Constant(vector, ir.Undefined)
-        one, half_pi = ir.Constant(vector, [1.0] * 16), ir.Constant(vector, [math.pi / 2] * 16)
-        everywhere = ir.Constant(ir.VectorType(index, 16), [0] * 16)
-
-        def splat(value):
-            return builder.shuffle_vector(builder.insert_element(undefined, value, index(0)), undefined, everywhere)
-
-        def pointer_to(argument, array, offset):
-            return vector_pointer(context, builder, signature, argument, array, offset, 16)
-
-        beta, threshold, scale, reset = cgutils.unpack_tuple(builder, neuron)
-        beta, threshold, scale = splat(beta), splat(threshold), splat(scale)
-        resets = [builder.icmp_signed("==", reset, reset.type(code)) for code in range(len(set(RESETS.values())))]
-        to_zero = builder.or_(resets[ZERO_LATER], resets[ZERO_NOW])
-        # What is taken from a membrane that is due for a reset, but for one to zero
-        reduced = builder.select(builder.or_(resets[SUBTRACT_LATER], resets[SUBTRACT_NOW]), threshold, nothing)
-        table = builder.bitcast(
-            arrayobj.make_array(signature.args[4])(context, builder, words).data, ir.IntType(16).as_pointer()
-        )
-        membranes, count = cgutils.alloca_once_value(builder, nothing), cgutils.alloca_once_value(builder, at.type(0))
-        if keeps:
-            reach, rates, derivatives = (cgutils.alloca_once_value(builder, nothing) for _ in range(3))
-            surrogate, slope, shares, all_rates, all_derivatives = cgutils.unpack_tuple(builder, kept)
-            shares_type, kept_type = signature.args[8][2], signature.args[8][3]
-            shares = arrayobj.make_array(shares_type)(context, builder, shares).data
-            is_atan = builder.icmp_signed("==", surrogate, surrogate.type(SURROGATES["atan"]))
-            slope = splat(slope)
-            steepness = builder.select(is_atan, builder.fmul(half_pi, slope), slope)
-            highest = builder.select(is_atan, builder.fmul(slope, ir.Constant(vector, [0.5] * 16)), one)
-        with cgutils.for_range(builder, num_steps, intp=at.type) as loop:
-            pointer, align = pointer_to(0, currents, builder.add(at, builder.mul(loop.index, step)))
-            before = builder.load(membranes)
-            due = builder.fcmp_ordered(">", before, threshold)
-            left = builder.select(due, builder.select(to_zero, nothing, before), before)
-            current = builder.fmul(builder.load(pointer, align=align), scale)
-            charged = builder.fadd(builder.fmul(beta, left), current)
-            charged = builder.fsub(charged, builder.select(due, reduced, nothing))
-            fired = builder.fcmp_ordered(">", charged, threshold)
-            bits = builder.bitcast(fired, ir.IntType(16))
-            builder.store(bits, builder.gep(table, [builder.add(place, builder.mul(loop.index, next_step))]))
-            spikes = builder.zext(builder.ctpop(bits), at.type)
-            builder.store(builder.add(builder.load(count), spikes), count)
-            change = builder.fsub(builder.select(fired, one, nothing), builder.select(due, one, nothing))
-            after = builder.fsub(charged, builder.fmul(change, threshold))
-            builder.store(builder.select(resets[SUBTRACT_NOW], after, charged), membranes)
-            if keeps:
-                share = splat(builder.load(builder.gep(shares, [loop.index])))
-                # The surrogate's derivative: fast sigmoid or arctan
-                over = builder.fmul(steepness, builder.fsub(charged, threshold))
-                size = builder.select(builder.fcmp_ordered("<", over, nothing), builder.fsub(nothing, over), over)
-                width = builder.fadd(size, one)
-                width = builder.select(is_atan, builder.fadd(one, builder.fmul(over, over)), builder.fmul(width, width))
-                slopes = builder.fdiv(highest, width)
-                # How far a current that is added at every step has reached into the membranes
-                reached = builder.load(reach)
-                reset_later = builder.select(resets[ZERO_LATER], builder.select(due, nothing, reached), reached)
-                reached = builder.fadd(builder.fmul(beta, reset_later), one)
-                part = builder.fmul(builder.fmul(share, slopes), reached)
-                builder.store(builder.fadd(builder.load(derivatives), part), derivatives)
-                builder.store(builder.fadd(builder.load(rates), builder.select(fired, share, nothing)), rates)
-                # Of that an immediate reset takes away what its spike does
-                of_spike = builder.select(resets[ZERO_NOW], charged, builder.select(resets[SUBTRACT_NOW], threshold, nothing))
-                stays = builder.select(resets[ZERO_NOW], builder.select(fired, nothing, one), one)
-                reached = builder.fmul(reached, builder.fsub(stays, builder.fmul(of_spike, slopes)))
-                builder.store(reached, reach)
-        if keeps:
-            results = builder.load(rates), builder.fmul(builder.load(derivatives), scale)
-            for result, array in zip(results, (all_rates, all_derivatives), strict=True):
-                data = arrayobj.make_array(kept_type)(context, builder, array).data
-                pointer = builder.bitcast(builder.gep(data, [to]), vector.as_pointer())
-                builder.store(result, pointer, align=kept_type.dtype.bitwidth // 8)
-        return builder.load(count)
-
-    return signature, generate
 
 
 @kernel
@@ -146,7 +50,7 @@ def _fire(currents, plan, output, words, pixel, kept):
         place, to = (pixel + each) * depth + output // 16, (pixel + each) * outputs + output
         for lane in range(0, plan.lanes, 16):
             at = each * plan.lanes + lane
-            count += _neurons_16(
+            count += neurons_16(
                 flat, at, step, neuron, words, place + lane // 16, words.shape[1] * depth, words.shape[0], kept, to + lane
             )
     return count
@@ -160,11 +64,8 @@ def _transpose_8(context, weights, at, row_size, places, column, out, shift):
 
     def generate(context, builder, signature, arguments):
         weights, at, row_size, places, column, out, shift = arguments
-        rows = []
-        for row in range(8):
-            offset = builder.add(at, builder.mul(row_size, at.type(row)))
-            pointer, align = vector_pointer(context, builder, signature, 0, weights, offset, 8)
-            rows.append(builder.load(pointer, align=align))
+        vectors = Vectors(context, builder, signature, signature.args[0].dtype, 8)
+        rows = [vectors.load(0, weights, builder.add(at, builder.mul(row_size, at.type(row)))) for row in range(8)]
         for distance in (4, 2, 1):
             low = [j + 8 - distance if j & distance else j for j in range(8)]
             high = [j + 8 if j & distance else j + distance for j in range(8)]
@@ -173,22 +74,13 @@ def _transpose_8(context, weights, at, row_size, places, column, out, shift):
                 if not row & distance:
                     pair = rows[row], rows[row + distance]
                     rows[row], rows[row + distance] = (builder.shuffle_vector(*pair, mask) for mask in masks)
-        table = arrayobj.make_array(signature.args[3])(context, builder, places).data
+        table = vectors.numbers(3, places)
         for number, row in enumerate(rows):
             place = builder.load(builder.gep(table, [builder.add(column, at.type(number))]))
-            pointer, align = vector_pointer(context, builder, signature, 5, out, builder.add(place, shift), 8)
-            builder.store(row, pointer, align=align)
+            vectors.store(row, 5, out, builder.add(place, shift))
         return context.get_dummy_value()
 
     return signature, generate
-
-
-@kernel
-def _aligned(size, like):
-    """An array whose vectors do not lie across two lines of the cache: half the speed where they do."""
-    room = np.empty(size + _LINE_BYTES // like.itemsize, like.dtype)
-    first = (-room.ctypes.data % _LINE_BYTES) // like.itemsize
-    return room[first : first + size]
 
 
 @kernel
@@ -230,9 +122,6 @@ def _pointer(context, address, like):
     return types.CPointer(like.dtype)(address, like), generate
 
 
-# Bytes of a line of the cache, and of the widest vectors
-_LINE_BYTES = 64
-
 # A layer as the kernels take it: addresses of its parameters; its geometry, ``whole`` where its kernel is as large as the
 # image; its neurons; and addresses of what is kept for gradients through rates, 0 where there are none
 _PLAN = np.dtype(
@@ -260,7 +149,7 @@ def _pieces(first, last, plan, samples):
 
 def _kept(plan, like, size, num_steps, keeps):
     """
-    What is kept for gradients through rates, as :func:`_neurons_16` takes it. size: of all neurons; keeps: None for nothing.
+    What is kept for gradients through rates, as :func:`neurons_16` takes it. size: of all neurons; keeps: None for nothing.
     """
 
 
@@ -291,7 +180,7 @@ def _first_layer(first, last, currents, plan, keeps, out, counts):
     for pixel in range(first, last):
         for lane in range(0, outputs, 16):
             place, at = pixel * depth + lane // 16, pixel * outputs + lane
-            count += _neurons_16(flat, at, 0, neuron, out, place, out.shape[1] * depth, num_steps, kept, at)
+            count += neurons_16(flat, at, 0, neuron, out, place, out.shape[1] * depth, num_steps, kept, at)
     counts[first] = count
 
 
@@ -325,8 +214,8 @@ def _layer(first, last, words, samples, like, plan, keeps, out, counts):
     events = np.empty(tile * num_steps * pixels * channels, np.uint32)
     ends = np.empty((tile, num_steps, pixels + 1), np.int64)
     places = _places(order[0], inputs // order[0], lanes)
-    ordered, bias = _aligned(inputs * lanes, like), np.empty(lanes, like.dtype)
-    currents = _aligned(num_steps * columns * lanes, like).reshape(num_steps, columns * lanes)
+    ordered, bias = aligned(inputs * lanes, like), np.empty(lanes, like.dtype)
+    currents = aligned(num_steps * columns * lanes, like).reshape(num_steps, columns * lanes)
     flat = currents.reshape(-1)
     all_lanes = -(-plan.outputs // lanes) * lanes
     kept = _kept(plan, like, samples * lines * columns * all_lanes, num_steps, keeps)
@@ -369,11 +258,10 @@ def _spread_16(context, words, place, out, at):
 
     def generate(context, builder, signature, arguments):
         words, place, out, at = arguments
-        data = arrayobj.make_array(signature.args[0])(context, builder, words).data
-        bits = builder.load(builder.gep(builder.bitcast(data, ir.IntType(16).as_pointer()), [place]))
-        pointer, align = vector_pointer(context, builder, signature, 2, out, at, 16)
-        numbers = builder.uitofp(builder.bitcast(bits, ir.VectorType(ir.IntType(1), 16)), pointer.type.pointee)
-        builder.store(numbers, pointer, align=align)
+        vectors = Vectors(context, builder, signature, signature.args[2].dtype, 16)
+        table = builder.bitcast(vectors.numbers(0, words), ir.IntType(16).as_pointer())
+        bits = builder.bitcast(builder.load(builder.gep(table, [place])), ir.VectorType(ir.IntType(1), 16))
+        vectors.store(builder.uitofp(bits, vectors.type), 2, out, at)
         return context.get_dummy_value()
 
     return types.void(words, types.intp, out, types.intp), generate
