@@ -116,7 +116,8 @@ def keep(jobs: TrainingList, method: str, logs: Path, folder: Path) -> list[Path
         shutil.copytree(trained / name, target / name)
         save_to_act(trained / "best_model.zip", target / f"{name}.zip")
         shutil.copy(trained / "evaluations.npz", target)
-        shutil.copy(jobs.results / job.name / "command.txt", target / name)
+        record = jobs.records.jobs()[job.name]
+        (target / name / "command.txt").write_text(f"{record['command']}\n{record.get('machine', '')}\n")
         arguments = target / name / "args.yml"  # without where this machine wrote its logs
         arguments.write_text(re.sub(r"(- (?:log_folder|tensorboard_log)\n +- ).*", r"\1logs", arguments.read_text()))
         kept.append(target)

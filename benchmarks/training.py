@@ -13,8 +13,8 @@ its own with one thread. Its YAML:
 * ``reference``: the method that performance ratios refer to
 * ``curves``: the methods whose learning curves are drawn, by default all
 
-What a finished job leaves are a few small files in ``benchmarks/results/LIST/JOB``: RL Zoo's evaluations, the score, the
-command and the hyperparameters, and what SpikeMonitor logged. A job that has them is not run again; one that was cut off
+What finished jobs leave are a few files in ``benchmarks/results/LIST``, see ``records.py``: RL Zoo's evaluations, scores,
+commands and hyperparameters, and what SpikeMonitor logged. A job that is there is not run again; one that was cut off
 goes on from its checkpoint, if its callbacks have a Checkpoint, and starts over otherwise: the command can be stopped and
 repeated, and jobs that are in the repository are done.
 
@@ -47,6 +47,7 @@ import torch as th
 import yaml
 from huggingface_sb3.naming_schemes import EnvironmentName
 from machine import describe
+from records import Records
 from rl_zoo3 import ALGOS
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
@@ -90,6 +91,7 @@ class TrainingList:
     def __init__(self, file: Path, results: Path | None = None) -> None:
         content = yaml.safe_load(file.read_text())
         self.results = results or RESULTS / file.stem
+        self.records = Records(self.results)
         self.steps: int | None = content.get("steps")
         self.arguments: list[str] = content["arguments"].split()
         self.hyperparams: dict[str, Any] = content.get("hyperparams", {})
@@ -124,12 +126,12 @@ class TrainingList:
 
     def finished(self) -> list[Job]:
         """The jobs that have results."""
-        return [job for job in self.jobs if (self.results / job.name).is_dir()]
+        done = self.records.names()
+        return [job for job in self.jobs if job.name in done]
 
     def run(self, job: Job, logs: Path) -> None:
         """Train and score unless the job is done."""
-        result = self.results / job.name
-        if result.is_dir():
+        if job.name in self.records.names():
             return
         folder = logs / job.name
         checkpoints = list(folder.glob(f"*/*_1/{FOLDER}/{MANIFEST}"))
@@ -194,15 +196,16 @@ class TrainingList:
         file = self.results / "random.csv"
         known = pd.read_csv(file, index_col=0)["mean"].to_dict() if file.exists() else {}
         if env not in known:
-            folder = next(self.results / job.name for job in self.finished() if job.env == env)
-            known[env] = round(float(np.mean(self.play(env, _Random(gym.make(env).action_space), folder))), 3)
+            job = next(job for job in self.finished() if job.env == env)
+            with self.records.config_folder(job.name) as folder:
+                known[env] = round(float(np.mean(self.play(env, _Random(gym.make(env).action_space), folder))), 3)
             pd.DataFrame({"mean": known}).rename_axis("environment").to_csv(file)
         return known[env]
 
     def scores(self) -> pd.DataFrame:
         """The finished jobs, one a row."""
-        rows = [{**job._asdict(), **pd.read_csv(self.results / job.name / "score.csv").iloc[0]} for job in self.finished()]
-        return pd.DataFrame(rows)
+        table = self.records.table("scores").set_index("job")
+        return pd.DataFrame([{**job._asdict(), **table.loc[job.name]} for job in self.finished()])
 
 
 def spikes(folder: Path) -> pd.DataFrame:
@@ -286,7 +289,8 @@ def silence(jobs: TrainingList) -> str:
     silent in the batch SpikeMonitor looks at, early in the training (its second tenth) and late (its last tenth), mean over
     seeds.
     """
-    finished = [job for job in jobs.finished() if (jobs.results / job.name / "spikes.csv").exists()]
+    logged = {name: rows for name, rows in jobs.records.table("spikes").groupby("job")}
+    finished = [job for job in jobs.finished() if job.name in logged]
     environments = [env for env in jobs.environments if any(job.env == env for job in finished)]
     lines = [f"| | {' | '.join(env.split('/')[-1] for env in environments)} |", "|---|" + "--:|" * len(environments)]
     for method in jobs.methods:
@@ -295,7 +299,7 @@ def silence(jobs: TrainingList) -> str:
             names = [job.name for job in finished if (job.env, job.method) == (env, method)]
             shares = []
             for name in names:
-                silent = pd.read_csv(jobs.results / name / "spikes.csv", index_col="timesteps").filter(like="silent_neurons/")
+                silent = logged[name].set_index("timesteps").filter(like="silent_neurons/").dropna(axis=1, how="all")
                 last, share = silent.iloc[:, -1], silent.index / silent.index[-1]
                 shares.append((last[(share >= 0.1) & (share < 0.2)].mean(), last[share >= 0.9].mean()))
             cells.append("{:.0%} to {:.0%}".format(*np.mean(shares, axis=0)) if shares else "")
@@ -304,14 +308,14 @@ def silence(jobs: TrainingList) -> str:
     return "\n".join(lines)
 
 
-def _curve(file: Path) -> pd.Series:
-    evaluations = pd.read_csv(file)
+def _curve(evaluations: pd.DataFrame) -> pd.Series:
     return evaluations.set_index(evaluations["timesteps"] / 1000)["mean"]
 
 
 def plot(jobs: TrainingList, file: Path) -> None:
     """Learning curves: RL Zoo's evaluations, each job thin, their mean thick."""
     finished = [job for job in jobs.finished() if job.method in jobs.curves]
+    evaluations = {name: rows for name, rows in jobs.records.table("evaluations").groupby("job")}
     environments = [env for env in jobs.environments if any(job.env == env for job in finished)]
     columns = min(3, len(environments))
     rows = -(-len(environments) // columns)
@@ -326,7 +330,7 @@ def plot(jobs: TrainingList, file: Path) -> None:
             continue
         for number, method in enumerate(methods):
             names = [job.name for job in finished if (job.env, job.method) == (env, method)]
-            curves = [_curve(jobs.results / name / "evaluations.csv") for name in names]
+            curves = [_curve(evaluations[name]) for name in names]
             for curve in curves:
                 axis.plot(curve, color=colors(number), alpha=0.25, linewidth=0.8)
             if curves:
@@ -353,6 +357,7 @@ def main() -> None:
         wanted = [job for job in jobs.jobs if any(part in job.name for part in args.only)]
         with ThreadPoolExecutor(args.jobs) as pool:
             list(tqdm(pool.map(lambda job: jobs.run(job, args.logs / args.list.stem), wanted), total=len(wanted), unit="job"))
+    jobs.records.gather()
     scores = jobs.scores()
     plot(jobs, jobs.results / "learning_curves.png")
     print(f"\n{describe()}\n\n{table(jobs, scores)}")

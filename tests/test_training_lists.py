@@ -50,34 +50,49 @@ def test_a_list_runs_and_what_is_finished_stays(training, tmp_path, monkeypatch,
     training.main()
     table = capsys.readouterr().out
     results = tmp_path / "results"
-    assert {path.name for path in results.iterdir()} == {
-        "CartPole-v1_relu_3",
-        "CartPole-v1_spiking_3",
-        "random.csv",
-        "learning_curves.png",
-    }
+    files = ("scores.csv", "evaluations.csv", "spikes.csv", "jobs.yml", "random.csv", "learning_curves.png")
+    assert {path.name for path in results.iterdir()} == set(files)
+    records = training.Records(results)
     for job in ("relu", "spiking"):
-        folder = results / f"CartPole-v1_{job}_3"
-        assert pd.read_csv(folder / "evaluations.csv")["timesteps"].tolist() == [500, 1000, 1500]
-        score = pd.read_csv(folder / "score.csv").iloc[0]
+        assert records.of(f"CartPole-v1_{job}_3", "evaluations")["timesteps"].tolist() == [500, 1000, 1500]
+        score = records.of(f"CartPole-v1_{job}_3", "scores").iloc[0]
         assert 5 < score["mean"] <= score["max"] <= 50
         assert 5 < score["last_mean"] <= 50
         assert f"| {job} | {score['mean']:.2f} ({score['mean']:.2f}) |" in table
-    spikes = pd.read_csv(results / "CartPole-v1_spiking_3/spikes.csv", index_col="timesteps")
+    spikes = records.of("CartPole-v1_spiking_3", "spikes").set_index("timesteps")
     assert set(spikes) == {f"{name}/layer_1" for name in ("firing_rate", "silent_neurons", "saturated_neurons")}
     assert spikes.index.is_monotonic_increasing
     assert spikes.to_numpy().min() >= 0
     assert 0 < spikes["firing_rate/layer_1"].mean() < 1
-    assert not (results / "CartPole-v1_relu_3/spikes.csv").exists()
-    settings = yaml.safe_load((results / "CartPole-v1_spiking_3/settings.yml").read_text())
+    assert records.of("CartPole-v1_relu_3", "spikes").empty
+    kept = records.jobs()
+    assert "settings" not in kept["CartPole-v1_relu_3"]
+    assert kept["CartPole-v1_relu_3"]["config"]["policy_kwargs"] == "dict(net_arch=[8])"
+    assert kept["CartPole-v1_spiking_3"]["command"].startswith(
+        "python -m rl_zoo3.train --algo dqn --env CartPole-v1 --seed 3 "
+    )
+    settings = kept["CartPole-v1_spiking_3"]["settings"]
     assert (settings["num_steps"], settings["net_arch"], settings["beta"]) == (3, [8], 1.0)
 
-    # Finished jobs are not run again
-    (results / "CartPole-v1_relu_3/score.csv").write_text("mean,std,max,train_seconds\n40.0,0.0,40.0,1\n")
+    # Finished jobs are not run again, whether in a folder or in the files of the list
+    before = (results / "jobs.yml").read_text()
+    folder = results / "CartPole-v1_relu_3"
+    folder.mkdir()
+    (folder / "score.csv").write_text("mean,std,max,train_seconds\n40.0,0.0,40.0,1\n")
+    (folder / "evaluations.csv").write_text("timesteps,mean,std\n500,40.0,0.0\n")
+    (folder / "command.txt").write_text("python\nmachine\n")
+    (folder / "config.yml").write_text(
+        "!!python/object/apply:collections.OrderedDict\n- - - net_arch\n    - !!python/tuple [8]\n"
+    )
     monkeypatch.setattr(sys, "argv", [*arguments, "--logs", "others"])
     training.main()
     assert not (tmp_path / "others").exists()
     assert "| relu | 40.00 (40.00) | 100.0%" in capsys.readouterr().out
+    assert not folder.exists()
+    assert records.jobs()["CartPole-v1_relu_3"] == {"command": "python", "machine": "machine", "config": {"net_arch": [8]}}
+    assert records.of("CartPole-v1_relu_3", "evaluations")["timesteps"].tolist() == [500]
+    assert records.of("CartPole-v1_spiking_3", "spikes").set_index("timesteps").equals(spikes)
+    assert (results / "jobs.yml").read_text() != before
 
     # The agent of a finished job, in RL Zoo's layout
     import agents
@@ -168,13 +183,16 @@ def test_scores_are_those_of_greedy_actions(training, tmp_path, monkeypatch):
 def test_a_list_chooses_its_curves(training, tmp_path, monkeypatch):
     (tmp_path / "small.yml").write_text(yaml.safe_dump({**LIST, "curves": ["spiking"]}))
     jobs = training.TrainingList(tmp_path / "small.yml", tmp_path)
-    for method in LIST["methods"]:
-        (tmp_path / f"CartPole-v1_{method}_3").mkdir()
-        (tmp_path / f"CartPole-v1_{method}_3/evaluations.csv").write_text("timesteps,mean,std\n500,9,0\n1000,10,0\n")
-    drawn = []
-    monkeypatch.setattr(training, "_curve", lambda file: drawn.append(file.parent.name) or pd.Series([9.0, 10.0], [0.5, 1.0]))
+    for number, method in enumerate(LIST["methods"]):
+        folder = tmp_path / f"CartPole-v1_{method}_3"
+        folder.mkdir()
+        (folder / "evaluations.csv").write_text(f"timesteps,mean,std\n500,{number},0\n1000,10,0\n")
+        (folder / "command.txt").write_text("python\n")
+        (folder / "config.yml").write_text("{}")
+    drawn, curve = [], training._curve
+    monkeypatch.setattr(training, "_curve", lambda rows: drawn.append(curve(rows)) or drawn[-1])
     training.plot(jobs, tmp_path / "curves.png")
-    assert drawn == ["CartPole-v1_spiking_3"]
+    assert [each.to_dict() for each in drawn] == [{0.5: 1, 1.0: 10}]
 
 
 def test_silent_neurons_by_hand(training, tmp_path):
@@ -186,6 +204,10 @@ def test_silent_neurons_by_hand(training, tmp_path):
         silent = [0.9, early - 0.1, early + 0.1, *[0.9] * 14, late, late - 0.05, late + 0.05]
         columns = {"firing_rate/layer_2": 0.5, "silent_neurons/layer_1": 1.0, "silent_neurons/layer_2": silent}
         pd.DataFrame(columns, index=pd.RangeIndex(50, 1001, 50, name="timesteps")).to_csv(folder / "spikes.csv")
+        (folder / "command.txt").write_text("python\n")
+        (folder / "config.yml").write_text("{}")
+    (tmp_path / "CartPole-v1_spiking_5").mkdir()
+    (tmp_path / "CartPole-v1_spiking_5/readme").write_text("not a job")
     assert training.silence(jobs).splitlines() == ["| | CartPole-v1 |", "|---|--:|", "| spiking | 30% to 60% |"]
 
 
@@ -206,6 +228,8 @@ def test_random_actions_play_whole_games_in_the_environment_of_a_job(training, t
     job.mkdir()
     wrapper = {"stable_baselines3.common.atari_wrappers.AtariWrapper": {"screen_size": 36}}
     (job / "config.yml").write_text(yaml.safe_dump({"env_wrapper": [wrapper], "frame_stack": 4}))
+    (job / "command.txt").write_text("python\n")
+    (job / "score.csv").write_text("mean\n1\n")
     monkeypatch.setattr(training, "SCORE_EPISODES", 2)
     shapes = set()
 
