@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from sb3_spiking.snn.kernels import cpu, events, inference
+from sb3_spiking.snn.kernels import cpu, events, fused
 
 PARTS = {
     "target": "target network, all of it",
@@ -112,7 +112,7 @@ def profile(policy: Any, images: th.Tensor, repeats: int) -> dict[str, float]:
     for module in modules:
         module.run = timed(module.run, lambda kernel, *_: FUNCTIONS[kernel])
     events.input_gradient = timed(events.input_gradient, lambda *_: "inputs")
-    inference.spikes = timed(inference.spikes, lambda *_: "target")
+    fused.spikes = timed(fused.spikes, lambda *_: "target")
     rounds = []
     for _ in tqdm(range(repeats + 1), leave=False):
         seconds.clear()

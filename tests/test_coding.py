@@ -86,7 +86,7 @@ def test_constant_input_goes_through_the_connection_once(monkeypatch):
 
     def convolution(window, *args):
         steps.append(len(window))
-        return kernels.convolution(window, *args)
+        return kernels.currents(window, *args)
 
     monkeypatch.setattr(layers, "convolution", convolution)
     layer = SpikingLayer(nn.Linear(3, 4), 6, {"beta": 0.5})

@@ -188,7 +188,7 @@ def test_linear_layers_by_what_is_fastest_here(monkeypatch, rows, rate, wide):
     monkeypatch.setattr(events, "convolution", lambda *args: calls.append(1) or convolution(*args))
     window = (th.rand(*rows, 16, 3, 2) < rate).double().requires_grad_()
     weight, bias = (th.randn(*shape, dtype=th.float64, requires_grad=True) for shape in ((20, 16, 3, 2), (20,)))
-    currents = kernels.convolution(window, weight, bias, 1)
+    currents = kernels.currents(window, weight, bias, 1)
     assert len(calls) == (rate < 0.3 and not wide and rows == (4, 40))
     expected = F.linear(window.flatten(2), weight.flatten(1), bias)
     results, expecteds = (th.autograd.grad(each.square().sum(), (window, weight, bias)) for each in (currents, expected))
@@ -204,7 +204,7 @@ def test_few_spikes_go_event_by_event(monkeypatch, rate, spikes):
     monkeypatch.setattr(events, "convolution", lambda *args: calls.append(1) or convolution(*args))
     window = (th.rand(8, 8, 16, 8, 8) < rate).float() * (1.0 if spikes else 0.5)
     weight = th.randn(16, 16, 3, 3)
-    currents = kernels.convolution(window, weight, None, 1)
+    currents = kernels.currents(window, weight, None, 1)
     assert len(calls) == (rate < 0.3 and spikes)
     expected = F.conv2d(window.flatten(0, 1), weight).unflatten(0, (8, 8))
     th.testing.assert_close(currents, expected, rtol=1e-4, atol=1e-4)
@@ -319,7 +319,7 @@ def one_after_another(layers, window):
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("delay", [False, True])
 def test_layers_without_gradients(monkeypatch, delay, network, reset):
-    monkeypatch.setattr(kernels, "_INFERENCE_BELOW_RATE", 1.1)
+    monkeypatch.setattr(kernels, "_FUSED_BELOW_RATE", 1.1)
     for seed, (num_steps, samples) in enumerate(((1, 3), (6, 1), (13, 5))):
         th.manual_seed(seed)
         layers = layers_of(*network, reset, th.float64, delay=delay)
@@ -329,14 +329,14 @@ def test_layers_without_gradients(monkeypatch, delay, network, reset):
         expected = one_after_another(layers, images)
         with th.no_grad():
             arguments = (images, num_steps, [layer.constants() for layer in layers])
-            window, done, _ = kernels.infer(*arguments)
+            window, done, _ = kernels.fused_layers(*arguments)
             assert done == len(layers)
             assert th.equal(window.flatten(2), expected.flatten(2))
             assert th.equal(run_layers(layers, images), expected)
             for threads in (2, 3):
                 th.set_num_threads(threads)
                 try:
-                    assert th.equal(kernels.infer(*arguments)[0], window)
+                    assert th.equal(kernels.fused_layers(*arguments)[0], window)
                 finally:
                     th.set_num_threads(1)
             # Without biases, and in another order in memory
@@ -355,7 +355,7 @@ def test_a_layer_that_fires_often_hands_over():
         layers[1].connection.bias += 3
         expected = one_after_another(layers, images)
         assert one_after_another(layers[:1], images).mean() < 0.2 < one_after_another(layers[:2], images).mean()
-        window, done, _ = kernels.infer(images, 5, [layer.constants() for layer in layers])
+        window, done, _ = kernels.fused_layers(images, 5, [layer.constants() for layer in layers])
         assert done == 2
         assert th.equal(window, one_after_another(layers[:2], images))
         assert th.equal(run_layers(layers, images, 16 * 36 * 5), expected)
@@ -488,7 +488,7 @@ def test_threads_do_not_change_the_result():
         try:
             policy.zero_grad()
             weight = body.conv[1].connection.weight
-            kernels.convolution(spikes, weight, None, 2).square().sum().backward()
+            kernels.currents(spikes, weight, None, 2).square().sum().backward()
             results.append((policy.q_net(images).detach(), weight.grad.clone()))
         finally:
             th.set_num_threads(1)
@@ -597,8 +597,8 @@ def wrong_gradients(tensor):
         ("cpu", "leaky_window", wrong_gradients),
         ("events", "convolution", wrong_gradients),
         ("events", "convolution", lambda currents: currents * 1.001),
-        ("inference", "spikes", flipped),
-        ("inference", "spikes", lambda spikes: 1 / 0),
+        ("fused", "spikes", flipped),
+        ("fused", "spikes", lambda spikes: 1 / 0),
     ],
 )
 def test_a_backend_that_computes_something_else_is_not_used(monkeypatch, name, function, change):
@@ -631,7 +631,7 @@ def test_a_backend_that_computes_something_else_is_not_used(monkeypatch, name, f
 @pytest.mark.parametrize("gradients", [False, True])
 def test_what_is_right_passes_the_check(dtype, gradients):
     checks.events(events, dtype, gradients)
-    checks.inference(importlib.import_module("sb3_spiking.snn.kernels.inference"), dtype)
+    checks.fused(importlib.import_module("sb3_spiking.snn.kernels.fused"), dtype)
     for spike_grad, reset, flags in itertools.product(SURROGATES, RESETS, itertools.product((False, True), repeat=3)):
         checks.leaky(cpu, "cpu", dtype, Dynamics(0.7, Surrogate(spike_grad), *reset), *flags, gradients)
 
@@ -704,12 +704,12 @@ import torch as th
 ctypes.CDLL = of_windows
 th.set_num_threads(2)
 from sb3_spiking.snn import Leaky, kernels
-from sb3_spiking.snn.kernels import checks, cpu, events, inference, threads
+from sb3_spiking.snn.kernels import checks, cpu, events, fused, threads
 assert threads._parallel is threads._parallel_by_pool
 threads.GRAIN = threads._GRAIN_OF_PYTHON = 1
 checks.leaky(cpu, "cpu", th.float32, Leaky(beta=0.5).dynamics, False, False, False, True)
 checks.events(events, th.float32, True)
-checks.inference(inference, th.float32)
+checks.fused(fused, th.float32)
 assert threads._pool is not None
 """
     result = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True)
@@ -745,3 +745,23 @@ def test_an_empty_batch():
     assert Leaky(beta=0.5)(th.empty(3, 0, 4)).shape == (3, 0, 4)
     with th.no_grad():
         assert run_layers(layers_of((4, 1, 1), [(8,)], ("zero", True), th.float32), th.empty(1, 0, 4)).shape == (5, 0, 8)
+
+
+def test_decisions_can_be_read():
+    layers = layers_of((2, 8, 8), [(16, 3, 1), (10,)], ("zero", True), th.float32)
+    images = th.rand(1, 30, 2, 8, 8)
+    with kernels.decisions() as lines, th.no_grad():
+        run_layers(layers, images)
+        layers[0].register_forward_hook(lambda *_: None)
+        run_layers(layers, images)
+    first, second, *rest = lines
+    assert first == "convolution 16 2 3 3: PyTorch (the same at every step)"
+    assert second == "2 of 2 layers: fused (all of them)"
+    assert rest[0] == first
+    assert rest[1] == "neurons 1 30 16 6 6: Numba (fast_sigmoid)"
+    assert rest[2].startswith("linear layer 10 16 6 6: ")
+    assert len(rest) == 4
+    with kernels.decisions() as lines:
+        pass
+    run_layers(layers, images)
+    assert lines == []

@@ -143,7 +143,7 @@ def test_kernels(monkeypatch, delay, reset, spike_grad, dtype):
         with monkeypatch.context() as patch:
             if dtype == th.float32:
                 patch.setattr(kernels, "_chosen", "reference")
-            patch.setattr("sb3_spiking.snn.layers.infer", lambda window, *_: (window, 0, []))
+            patch.setattr("sb3_spiking.snn.layers.fused_layers", lambda window, *_: (window, 0, []))
             expected, expected_grads = gradients(network(space, "rates", **settings), observations)
         for threads in (1, 3):
             th.set_num_threads(threads)
@@ -158,19 +158,19 @@ def test_kernels(monkeypatch, delay, reset, spike_grad, dtype):
 
 
 def test_all_layers_run_at_once(monkeypatch):
-    done, infer = [], kernels.infer
-    monkeypatch.setattr("sb3_spiking.snn.layers.infer", lambda *args: done.append(infer(*args)) or done[-1])
+    done, fused = [], kernels.fused_layers
+    monkeypatch.setattr("sb3_spiking.snn.layers.fused_layers", lambda *args: done.append(fused(*args)) or done[-1])
     gradients(network(IMAGE, "rates", **CONVOLUTIONS), batch(IMAGE))
     ((_, count, kept),) = done
     assert count == 3
-    assert [each.rates.shape for each in kept] == [(6, 20, 16, 16), (6, 10, 7, 7), (6, 40, 1, 1)]
+    assert [each.rates.shape for each in kept] == [(6, 20, 16, 16), (6, 10, 7, 7), (6, 40)]
 
 
 def test_a_layer_that_fires_often_hands_over():
     observations, grads = batch(IMAGE), []
     for below_rate in (0.5, 2.0):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(kernels, "_INFERENCE_BELOW_RATE", below_rate)
+            patch.setattr(kernels, "_FUSED_BELOW_RATE", below_rate)
             q_net = network(IMAGE, "rates", **CONVOLUTIONS, net_arch=[20])
             with th.no_grad():
                 q_net.features_extractor.conv[1].connection.bias += 3

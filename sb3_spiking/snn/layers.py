@@ -7,7 +7,8 @@ import torch as th
 from torch import nn
 
 from sb3_spiking.snn import rates
-from sb3_spiking.snn.kernels import convolution, infer, traced
+from sb3_spiking.snn.kernels import currents as currents_of
+from sb3_spiking.snn.kernels import fused_layers, traced
 from sb3_spiking.snn.kernels.dynamics import Kept, Layer
 from sb3_spiking.snn.neurons import Leaky
 from sb3_spiking.snn.normalization import NORMALIZATIONS
@@ -100,12 +101,8 @@ class SpikingLayer(nn.Module):
                 images = images.flatten(1)
             currents: th.Tensor = self.connection(images)
             return currents.unflatten(0, window.shape[:2])
-        weight, bias = self.connection.weight, self.connection.bias
-        if isinstance(self.connection, nn.Conv2d):
-            return convolution(window, weight, bias, self.connection.stride[0])
-        # A convolution whose kernel is as large as the image
-        images = window if window.dim() == 5 else window.flatten(2)[..., None, None]
-        return convolution(images, weight.unflatten(1, images.shape[2:]), bias, 1).flatten(2)
+        stride = self.connection.stride[0] if isinstance(self.connection, nn.Conv2d) else 1
+        return currents_of(window, self.connection.weight, self.connection.bias, stride)
 
     def is_constant(self) -> bool:
         """Whether :meth:`constants` are all there is to it: no normalisation, and no hook that waits for what it computes."""
@@ -161,11 +158,9 @@ def run_layers(layers: Iterable[nn.Module], window: th.Tensor, numbers: int = 1)
     constant = all(isinstance(layer, SpikingLayer) and layer.is_constant() for layer in rest)
     learns = th.is_grad_enabled()
     if constant and not traced() and not (learns and any(layer.shares is None for layer in rest)):
-        images = window if window.dim() == 5 else window.flatten(2)[..., None, None]
         shares = [layer.shares.outputs for layer in rest] if learns else []
-        spikes, done, kept = infer(images, rest[0].num_steps, (layer.constants() for layer in rest), shares)
+        spikes, done, kept = fused_layers(window, rest[0].num_steps, (layer.constants() for layer in rest), shares)
         if done:
-            spikes = spikes if isinstance(rest[done - 1].connection, nn.Conv2d) else spikes.flatten(2)
             window = _graph_of_rates(rest[:done], window, spikes, kept) if learns else spikes
         del rest[:done]
     convolutions = [layer for layer in rest if isinstance(layer.connection, nn.Conv2d)]
@@ -188,8 +183,6 @@ def _graph_of_rates(layers: list[SpikingLayer], window: th.Tensor, spikes: th.Te
     """
     inputs = rates.of_window(window, window, (1.0,))
     for number, (layer, (layer_rates, derivatives)) in enumerate(zip(layers, kept, strict=True)):
-        if isinstance(layer.connection, nn.Linear):
-            layer_rates, derivatives = layer_rates.flatten(1), derivatives.flatten(1)
         inputs = layer.learned(inputs, derivatives, spikes if number == len(layers) - 1 else layer_rates)
     return inputs
 

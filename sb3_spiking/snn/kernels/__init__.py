@@ -5,8 +5,10 @@ use in a process a backend is compared with plain PyTorch, see :mod:`.checks`; :
 
 * ``reference``: the definition in plain PyTorch, which everything else is tested against
 * ``cpu``, ``events`` and ``dense``: Numba on the CPU
-* ``inference``: Numba on the CPU, whole layers where no gradient is wanted
+* ``fused``: Numba on the CPU, layers at once where no exact gradient is wanted; it is built on ``registers`` and ``vectors``
 * ``cuda``: Triton
+
+What is decided for a network, and why, can be read: ``with kernels.decisions() as lines: model.q_net(observations)``.
 """
 
 import contextlib
@@ -31,20 +33,38 @@ _CHOICES = ("auto", "reference")
 
 _PATIENCE_SECONDS = 2.0  # longer than it takes to read compiled kernels from the disk
 # What a backend needs
-_NEEDS = {"cpu": "Numba", "events": "Numba", "inference": "Numba", "cuda": "Triton"}
+_NEEDS = {"cpu": "Numba", "events": "Numba", "fused": "Numba", "cuda": "Triton"}
 # The numbers that there are kernels of neurons for, by device
 _LEAKY_DTYPES = {"cpu": (th.float32, th.float64), "cuda": (th.float32, th.float64, th.float16, th.bfloat16)}
 
 # Event by event, a multiplication takes longer than in a dense convolution: it pays while fewer than this share of the neurons
 # fire, and where each weight is used at more than this number of places, since the weights must be put in another order first.
-# Without gradients it saves the windows of numbers too. See docs/speed.md.
+# In fused layers it saves the windows of numbers too. See docs/speed.md.
 _EVENTS_BELOW_RATE = 0.3
-_INFERENCE_BELOW_RATE = 0.5
+_FUSED_BELOW_RATE = 0.5
 _EVENTS_ABOVE_PLACES = 100
 # Vectors of 512 bits make matrix products so fast that in a linear layer with gradients events never pay. Elsewhere, measured
 # on AMD processors, oneDNN's convolutions are faster than MKL's matrix products for more than this number of rows.
 _WIDE_VECTORS = th.backends.cpu.get_cpu_capability() == "AVX512"
 _ROWS_FOR_MKL = 32
+
+_readers: list[list[str]] = []
+
+
+@contextlib.contextmanager
+def decisions() -> Iterator[list[str]]:
+    """Collects a line for each decision between backends: what is computed, by which, and why."""
+    lines: list[str] = []
+    _readers.append(lines)
+    try:
+        yield lines
+    finally:
+        _readers.remove(lines)
+
+
+def _decided(by: str, why: str, *what: object) -> None:
+    for lines in _readers:
+        lines.append(f"{' '.join(map(str, what))}: {by} ({why})")
 
 
 def use(kernels: str) -> None:
@@ -117,10 +137,12 @@ def leaky_window(
 ) -> th.Tensor:
     """See :func:`sb3_spiking.snn.kernels.reference.leaky_window`."""
     backend, device, dtype = None, currents.device.type, currents.dtype
-    if dtype in _LEAKY_DTYPES.get(device, ()) and dynamics.spike_grad.name in SURROGATES and not traced():
+    known = dtype in _LEAKY_DTYPES.get(device, ()) and dynamics.spike_grad.name in SURROGATES
+    if known and not traced():
         learns = beta.requires_grad or threshold.requires_grad
         case = (dynamics._replace(input_scale=0.7), len(currents) == 1, membranes, learns, th.is_grad_enabled())
         backend = _backend(device, checks.leaky, device, dtype, *case)
+    _decided("plain PyTorch" if backend is None else _NEEDS[device], dynamics.spike_grad.name, "neurons", *currents.shape)
     window: th.Tensor = (backend or reference).leaky_window(currents, num_steps, beta, threshold, dynamics, membranes)
     return window
 
@@ -131,26 +153,48 @@ def _plain(window: th.Tensor) -> bool:
     return plain and not traced() and not th.is_autocast_enabled("cpu")
 
 
-def convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: int) -> th.Tensor:
+def currents(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: int = 1) -> th.Tensor:
     """
-    ``torch.nn.functional.conv2d`` at each step of a window, without padding. Spikes go event by event where few fire.
+    ``conv2d`` without padding, or ``linear`` of all that a step holds, of ``torch.nn.functional`` at each step of a window.
+    Spikes go event by event where few fire.
 
-    :param window: shape (T, B, C, H, W), or (1, B, C, H, W) if the same at every step
-    :param weight: shape (O, C, KH, KW)
+    :param window: shape (T, B, C, H, W), or (T, B, \\*) into a linear layer; T = 1 if the same at every step
+    :param weight: shape (O, C, KH, KW), or (O, I)
     :param bias: shape (O,), or None
-    :param stride: stride in both directions
-    :return: shape (T, B, O, OH, OW)
+    :param stride: of a convolution, in both directions
+    :return: shape (T, B, O, OH, OW), or (T, B, O)
     """
+    if weight.dim() == 4:
+        return _convolution(window, weight, bias, stride)
+    # Events know a linear layer as a convolution whose kernel is as large as the image
+    images = window if window.dim() == 5 else window.flatten(2)[..., None, None]
+    return _convolution(images, weight.unflatten(1, images.shape[2:]), bias, 1).flatten(2)
+
+
+def _convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: int) -> th.Tensor:
     plain = _plain(window) and window.dtype == weight.dtype
     linear = window.shape[2:] == weight.shape[1:]
     lines, columns = ((size - kernel) // stride + 1 for size, kernel in zip(window.shape[3:], weight.shape[2:], strict=True))
     places = window.shape[:2].numel() * lines * columns
-    if plain and window.shape[0] > 1 and places > _EVENTS_ABOVE_PLACES and not (linear and _WIDE_VECTORS):
+    what, why = "linear layer" if linear else "convolution", "not on the CPU, or not in its own precision"
+    if plain and window.shape[0] == 1:
+        why = "the same at every step"
+    elif plain and places <= _EVENTS_ABOVE_PLACES:
+        why = f"{places} places are too few"
+    elif plain and linear and _WIDE_VECTORS:
+        why = "vectors of 512 bits"
+    elif plain:
         events = _backend("events", checks.events, window.dtype, th.is_grad_enabled())
         packed = None if events is None else events.pack(window)
-        if events is not None and packed is not None and packed.spikes < _EVENTS_BELOW_RATE * window.numel():
-            currents: th.Tensor = events.convolution(window, weight, bias, stride, packed)
-            return currents
+        if events is not None and packed is not None:
+            why = f"{packed.spikes / window.numel():.0%} fire"
+            if packed.spikes < _EVENTS_BELOW_RATE * window.numel():
+                _decided("event by event", why, what, *weight.shape)
+                result: th.Tensor = events.convolution(window, weight, bias, stride, packed)
+                return result
+        else:
+            why = "not spikes, or no Numba"
+    _decided("PyTorch", why, what, *weight.shape)
     images = window.flatten(0, 1)
     if not linear:
         images = images.contiguous(memory_format=th.channels_last)
@@ -163,32 +207,36 @@ def convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, st
     return outputs.reshape(*window.shape[:2], len(weight), 1, 1)
 
 
-def infer(
+def fused_layers(
     window: th.Tensor, num_steps: int, layers: Iterable[Layer], shares: Sequence[tuple[float, ...]] = ()
 ) -> tuple[th.Tensor, int, list[Kept]]:
     """
-    Run layers without exact gradients, as many as there is a fast way for: none or some or all.
+    Run layers at once, without exact gradients: as many as there is a way for, none or some or all.
 
-    :param window: input, shape (T, B, C, H, W), or (1, B, C, H, W) if the same at every step
+    :param window: input, shape (T, B, \\*), or (1, B, \\*) if the same at every step
     :param num_steps: T
-    :param layers: one after another; nothing asks for them where there is no fast way
+    :param layers: one after another; nothing asks for them where there is no way
     :param shares: for gradients through rates, what a spike of each layer counts at each step, T numbers each
-    :return: the window after these layers, shape (T, B, O, OH, OW), their number, and what each of them keeps if there are
-        shares
+    :return: the window after these layers, shape (T, B, \\*), their number, and what each of them keeps if there are shares
     """
     if len(window) == 1 and window.shape[1] > 0 and _plain(window):
         plans = list(layers)
-        backend = _backend("inference", checks.inference, window.dtype)
+        dynamics = tuple({layer.dynamics._replace(input_scale=0.7) for layer in plans})
+        backend = _backend("fused", checks.fused, window.dtype)
         if shares and backend is not None:
-            dynamics = tuple({layer.dynamics._replace(input_scale=0.7) for layer in plans})
             known = all(each.spike_grad.name in SURROGATES_OF_RATES for each in dynamics)
-            backend = _backend("inference", checks.rates, window.dtype, dynamics) if known else None
+            backend = _backend("fused", checks.rates, window.dtype, dynamics) if known else None
         if backend is not None and all(layer.weight.dtype == window.dtype for layer in plans):
             with th.no_grad():
                 result: tuple[th.Tensor, int, list[Kept]] = backend.spikes(
-                    window[0], num_steps, plans, _INFERENCE_BELOW_RATE, convolution, shares
+                    window[0], num_steps, plans, _FUSED_BELOW_RATE, _convolution, shares
                 )
+            done = result[1]
+            why = "all of them" if done == len(plans) else "the last one fires in half of the steps or more"
+            _decided("fused", why, done, "of", len(plans), "layers")
             return result
+    why = "input that changes, not on the CPU or not in its own precision, another surrogate, or no Numba"
+    _decided("one by one", why, "layers")
     return window, 0, []
 
 

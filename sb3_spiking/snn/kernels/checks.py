@@ -115,7 +115,7 @@ def events(backend: ModuleType, dtype: th.dtype, gradients: bool) -> None:
                     _close(grad / scale, expected_grad / scale, dtype, f"gradients of {what}")
 
 
-def inference(backend: ModuleType, dtype: th.dtype) -> None:
+def fused(backend: ModuleType, dtype: th.dtype) -> None:
     """
     Two convolutions and a linear layer, one after another, with every way to reset.
 

@@ -79,7 +79,7 @@ class Kept(NamedTuple):
     """
     What gradients through rates keep of a layer.
 
-    :param rates: of its spikes, each step with its share, shape (B, O, OH, OW)
+    :param rates: of its spikes, each step with its share, shape (B, \\*)
     :param derivatives: of the rates with respect to a current that is added at every step, of the same shape
     """
 

@@ -1,7 +1,7 @@
 """
-Spiking layers without gradients on the CPU, by Numba: from the bits of one layer's spikes to those of the next. The currents
-of a line of neurons go into their membranes while they are in the cache, and no window of numbers is written but the last
-one.
+Spiking layers without exact gradients on the CPU, by Numba: from the bits of one layer's spikes to those of the next. The
+currents of a line of neurons go into their membranes while they are in the cache, and no window of numbers is written but the
+last one.
 """
 
 import functools
@@ -352,17 +352,18 @@ def spikes(
     """
     Run layers, up to one that fires too often for the next to go event by event.
 
-    :param images: input that stays the same over the window, shape (B, C, H, W)
+    :param images: input that stays the same over the window, shape (B, C, H, W), or (B, \\*) into a linear layer
     :param num_steps: T
     :param layers: one after another, of the images' type
     :param below_rate: spikes per neuron and step
-    :param convolution: what computes the currents of the first layer, :func:`sb3_spiking.snn.kernels.convolution`
+    :param convolution: what computes the currents of the first layer, given (1, B, C, H, W), (O, C, KH, KW), bias and stride
     :param shares: for gradients through rates, what a spike of each layer counts at each step, T numbers each
-    :return: the spikes of the last layer that ran, shape (T, B, O, OH, OW), the number of layers that did, and what each of
+    :return: the spikes of the last layer that ran, shape (T, B, \\*), the number of layers that did, and what each of
         them keeps if there are shares
     :raises MemoryError: if there is too little memory
     :raises ValueError: if a layer is not made for what comes out of the one before
     """
+    images = images if images.dim() == 4 else images.flatten(1)[..., None, None]
     samples, *shape = images.shape
     parameters: list[th.Tensor] = []  # the plans have addresses of
     plans: list[tuple[Any, ...]] = []
@@ -380,7 +381,8 @@ def spikes(
             both = weight.new_zeros(2, samples, lines, columns, -(-outputs // row) * row)
             counts = _as_tensor(shares[number], weight.dtype)
             parameters += [both, counts]
-            kept.append(Kept(*both[..., :outputs].permute(0, 1, 4, 2, 3)))
+            each = both[..., :outputs].permute(0, 1, 4, 2, 3)
+            kept.append(Kept(*(each if weight.dim() == 4 else each.flatten(2))))
             first = both.data_ptr()
             addresses = (counts.data_ptr(), first, first + both.nbytes // 2)
             surrogate = SURROGATES[dynamics.spike_grad.name]
@@ -405,4 +407,5 @@ def spikes(
     rows = window.flatten(0, 3).numpy()
     words = np.ascontiguousarray(words[:, : len(rows) // num_steps]).reshape(len(rows), -1)
     run(_numbers, len(rows), rows.size, words, rows)
-    return window.permute(0, 1, 4, 2, 3), done, kept[:done]
+    window = window.permute(0, 1, 4, 2, 3)
+    return window if layers[done - 1].weight.dim() == 4 else window.flatten(2), done, kept[:done]
