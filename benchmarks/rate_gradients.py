@@ -19,10 +19,13 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from machine import describe
+from stable_baselines3.common.utils import set_random_seed
 
 import sb3_spiking.minatar  # noqa: F401  (registers its games)
 from sb3_spiking import SpikingPolicy
 from sb3_spiking.evaluation.agents import load_agent
+from sb3_spiking.snn.layers import SpikingLayer
+from sb3_spiking.snn.rates import LayerShares
 
 AGENTS = Path(__file__).parents[1] / "rl-trained-agents"
 ENV = "BreakoutNoFrameskip-v4"
@@ -31,6 +34,8 @@ LEAKY: dict[str, Any] = {"beta": 0.5, "reset_mechanism": "zero", "slope": 5}
 NETWORKS: dict[str, dict[str, Any]] = {
     "default, T = 4": {"num_steps": 4},
     "default, T = 64": {"num_steps": 64},
+    "default, equal shares, T = 4": {"num_steps": 4, "equal": True},
+    "default, equal shares, T = 64": {"num_steps": 64, "equal": True},
     "immediate reset by subtraction, T = 4": {"num_steps": 4, "reset_delay": False},
     "leaky, reset to zero, T = 4": {**LEAKY, "num_steps": 4},
     "leaky, reset to zero, T = 64": {**LEAKY, "num_steps": 64},
@@ -50,14 +55,22 @@ def gradients(policy: Any, seen: th.Tensor) -> list[th.Tensor]:
     return list(th.autograd.grad((values.gather(1, chosen) * weights).sum(), parameters))
 
 
-def compare(space: spaces.Space, actions: spaces.Discrete, seen: th.Tensor, state: Any, **settings: Any) -> str:
-    """Cosine and length, layer by layer, of a network with the state that is given, if any."""
+def compare(
+    space: spaces.Space, actions: spaces.Discrete, seen: th.Tensor, state: Any, equal: bool = False, **settings: Any
+) -> str:
+    """
+    Cosine and length, layer by layer, of a network with the state that is given, if any; ``equal``: with the same share at
+    every step.
+    """
     results = []
     for each in ("exact", "rates"):
         th.manual_seed(0)
         policy = SpikingPolicy(space, actions, lambda _: 0.0, **settings, gradients=each)
         if state is not None:
             policy.load_state_dict(state)
+        for layer in policy.q_net.modules() if equal and each == "rates" else ():
+            if isinstance(layer, SpikingLayer):
+                layer.shares = LayerShares(*[(1 / layer.num_steps,) * layer.num_steps] * 2)
         results.append(gradients(policy, seen))
     pairs = zip(*results, strict=True)
     return ", ".join(
@@ -71,6 +84,7 @@ def trained(name: str) -> tuple[Any, th.Tensor]:
     :param name: of a game
     :return: the policy of the agent in the repository, and observations of its play, shape (256, \\*)
     """
+    set_random_seed(0)
     agent = load_agent(AGENTS, "dqn", name, device="cpu")
     env: Any = agent.make_env(8, 0)
     seen = [env.reset()]
