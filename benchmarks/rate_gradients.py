@@ -90,7 +90,7 @@ def trained(name: str) -> tuple[Any, th.Tensor]:
     seen = [env.reset()]
     while len(seen) < 32:
         for _ in range(4):
-            observations, *_ = env.step(agent.model.predict(seen[-1], deterministic=False)[0])
+            observations, *_ = env.step(agent.model.predict(seen[-1], deterministic=True)[0])
         seen.append(observations)
     return agent.model.policy, th.as_tensor(np.concatenate(seen))
 
