@@ -22,7 +22,8 @@ The score of a job is the mean over 100 new episodes of its best agent, by RL Zo
 last agent scores is kept beside it (``last_mean``). Actions
 are greedy, but in Atari, where whole games are played at the epsilon of the training, as in RL Zoo's evaluations: who waits
 for the ball of Breakout would wait for ever. The performance ratio is (score - random) / (score of the reference - random), Xu
-et al. 2026 (arXiv 2610.07808); its interval is a bootstrap over the seeds of each environment.
+et al. 2026 (arXiv 2610.07808), a mean over games. Beside it stand the interquartile mean of the same over games and seeds and
+the probability of a better run, with intervals from five seeds on, and a plot of the share of runs above each level.
 """
 
 import argparse
@@ -55,6 +56,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tqdm import tqdm
 
 import sb3_spiking  # noqa: F401  (saved spiking agents name its policy)
+from sb3_spiking.evaluation import statistics
 from sb3_spiking.evaluation.agents import Agent
 from sb3_spiking.sharing.zoo_files import read_environment
 from sb3_spiking.training.manifest import FOLDER, MANIFEST
@@ -65,7 +67,6 @@ import matplotlib.pyplot as plt
 RESULTS = Path(__file__).parent / "results"
 SCORE_EPISODES = 100
 SCORE_SEED = 1_000_000  # episodes that no training has seen
-BOOTSTRAP_SAMPLES = 10_000
 
 
 class Job(NamedTuple):
@@ -233,30 +234,45 @@ class _Random:
         return np.array([self._action_space.sample() for _ in observations]), None
 
 
-def ratios(
-    scores: pd.DataFrame, random: Mapping[str, float], method: str, reference: str
-) -> tuple[float, tuple[float, float], int] | None:
+def ratio(scores: pd.DataFrame, random: Mapping[str, float], method: str, reference: str) -> tuple[float, int] | None:
     """
     :param scores: a row for each job
     :param random: score of random actions by environment
     :param method: that is asked about
     :param reference: method whose ratio is 1
-    :return: average performance ratio over the environments where both methods have scores, its 95% interval and the number
-        of these environments; None without any
+    :return: average performance ratio over the environments where both methods have scores, and the number of these
+        environments; None without any
     """
-    generator = np.random.default_rng(0)
-    drawn, means = [], []
-    for env, rows in scores.groupby("env", sort=False):
-        both = [rows[rows["method"] == name]["mean"].to_numpy() - random[str(env)] for name in (method, reference)]
-        if all(len(each) for each in both):
-            means.append(both[0].mean() / both[1].mean())
-            # The reference compared with itself is 1 in every sample
-            draws = [each[generator.integers(len(each), size=(BOOTSTRAP_SAMPLES, len(each)))].mean(1) for each in both]
-            drawn.append(draws[0] / draws[0 if method == reference else 1])
-    if not means:
-        return None
-    low, high = np.percentile(np.mean(drawn, axis=0), (2.5, 97.5))
-    return float(np.mean(means)), (float(low), float(high)), len(means)
+    ours, theirs = (runs_of(scores, name) for name in (method, reference))
+    means = [each.mean() for each in statistics.normalised(ours, theirs, random).values()]
+    return (float(np.mean(means)), len(means)) if means else None
+
+
+def runs_of(scores: pd.DataFrame, method: str) -> dict[str, np.ndarray]:
+    """Scores of a method's jobs, by environment."""
+    rows = scores[scores["method"] == method]
+    return {str(env): each["mean"].to_numpy() for env, each in rows.groupby("env", sort=False)}
+
+
+def over_seeds(jobs: TrainingList, scores: pd.DataFrame, column: str = "mean") -> str:
+    """Markdown: what :mod:`sb3_spiking.evaluation.statistics` says of each method that has every environment."""
+    scores = scores.dropna(subset=column).assign(mean=scores[column])
+    random = {env: jobs.random_score(env) for env in set(scores["env"])}
+    lines = ["| | runs a game | interquartile mean | better than the reference |", "|---|--:|--:|--:|"]
+    reference = runs_of(scores, jobs.reference)
+    for method in jobs.methods:
+        runs = runs_of(scores, method)
+        if set(runs) != set(reference) or method == jobs.reference:
+            continue
+        cells = []
+        for value, interval in (
+            statistics.interquartile(runs, reference, random),
+            statistics.improvement(runs, reference),
+        ):
+            cells.append(f"{value:.0%}" + ("" if interval is None else f" ({interval[0]:.0%} to {interval[1]:.0%})"))
+        counts = {len(each) for each in runs.values()}
+        lines.append(f"| {method} | {' to '.join(map(str, sorted(counts)))} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def table(jobs: TrainingList, scores: pd.DataFrame, column: str = "mean") -> str:
@@ -272,15 +288,28 @@ def table(jobs: TrainingList, scores: pd.DataFrame, column: str = "mean") -> str
         for env in environments:
             each = scores[(scores["env"] == env) & (scores["method"] == method)]["mean"]
             cells.append(f"{each.mean():.2f} ({', '.join(f'{score:.2f}' for score in each)})" if len(each) else "")
-        ratio = ratios(scores, random, method, jobs.reference)
-        shown = ""
-        if ratio is not None:
-            mean, (low, high), count = ratio
-            missing = f", {count} of {len(environments)}" if count < len(environments) else ""
-            shown = f"{mean:.1%} ({low:.1%} to {high:.1%}{missing})"
+        found, shown = ratio(scores, random, method, jobs.reference), ""
+        if found is not None:
+            mean, count = found
+            shown = f"{mean:.1%}" + (f" ({count} of {len(environments)})" if count < len(environments) else "")
         if any(cells):
             lines.append(f"| {method} | {' | '.join(cells)} | {shown} |")
     return "\n".join(lines)
+
+
+def plot_profile(jobs: TrainingList, scores: pd.DataFrame, file: Path) -> None:
+    """Share of each method's runs above each level of normalised score, for the methods that have every environment."""
+    random, levels = {env: jobs.random_score(env) for env in set(scores["env"])}, np.linspace(0, 2, 201)
+    reference = runs_of(scores, jobs.reference)
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    for method in jobs.curves:
+        runs = runs_of(scores, method)
+        if runs and set(runs) == set(reference):
+            shares = statistics.profile(statistics.normalised(runs, reference, random), levels)
+            axes.plot(100 * levels, 100 * shares, label=method)
+    axes.set(xlabel=f"score, % of {jobs.reference}", ylabel="% of runs above")
+    axes.legend(fontsize="small")
+    figure.savefig(file, dpi=120)
 
 
 def silence(jobs: TrainingList) -> str:
@@ -360,9 +389,11 @@ def main() -> None:
     jobs.records.gather()
     scores = jobs.scores()
     plot(jobs, jobs.results / "learning_curves.png")
-    print(f"\n{describe()}\n\n{table(jobs, scores)}")
+    plot_profile(jobs, scores, jobs.results / "profile.png")
+    print(f"\n{describe()}\n\n{table(jobs, scores)}\n\n{over_seeds(jobs, scores)}")
     if "last_mean" in scores:
         print(f"\nThe last agents of these trainings\n\n{table(jobs, scores, 'last_mean')}")
+        print(f"\n{over_seeds(jobs, scores, 'last_mean')}")
     print(f"\nSilent neurons of the last layer, early and late in the training\n\n{silence(jobs)}")
 
 

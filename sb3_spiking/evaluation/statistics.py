@@ -1,0 +1,101 @@
+"""
+Methods compared over games and training seeds, after Agarwal et al. 2021 (arXiv 2108.13264).
+
+A run's score is normalised game by game: 0 is random play, 1 the mean of the reference's runs. A bootstrap draws runs, those
+of each game by themselves, and the reference's as well: with its mean held fixed, 95% intervals of five seeds cover 81% to 86%
+(Agarwal et al. normalise by published scores, which are fixed).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import trim_mean
+
+#: Fewer runs of a game have no interval: a bootstrap over two covers about 80%
+FEWEST_RUNS = 5
+_SAMPLES = 10_000
+
+#: Scores of the runs of a method, by game
+Runs = Mapping[str, Sequence[float] | np.ndarray]
+
+
+class Estimate(NamedTuple):
+    """A number, and its 95% interval, None with fewer than :data:`FEWEST_RUNS` runs of a game."""
+
+    value: float
+    interval: tuple[float, float] | None
+
+
+def normalised(runs: Runs, reference: Runs, random: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """
+    :param runs: of a method, shape (..., N) each
+    :param reference: runs of the method whose mean is 1, shape (..., M) each
+    :param random: scores of random play
+    :return: normalised scores of the games that both have, shape (..., N) each
+    """
+    result = {}
+    for game, scores in runs.items():
+        if game in reference:
+            one = np.mean(reference[game], axis=-1, keepdims=True)
+            result[game] = (np.asarray(scores, float) - random[game]) / (one - random[game])
+    return result
+
+
+def interquartile_mean(scores: Mapping[str, np.ndarray]) -> np.ndarray:
+    """
+    Mean of the middle half of all runs of all games: neither one game nor one seed decides.
+
+    :param scores: normalised, shape (..., N) each
+    :return: shape (...)
+    """
+    return np.asarray(trim_mean(np.concatenate(list(scores.values()), axis=-1), 0.25, axis=-1))
+
+
+def interquartile(runs: Runs, reference: Runs, random: Mapping[str, float]) -> Estimate:
+    """
+    :param runs: of a method
+    :param reference: runs of the method whose mean is 1
+    :param random: scores of random play
+    :return: interquartile mean of the normalised scores
+    """
+    return _bootstrapped(lambda ours, theirs: interquartile_mean(normalised(ours, theirs, random)), runs, reference)
+
+
+def improvement(runs: Runs, reference: Runs) -> Estimate:
+    """
+    :param runs: of a method
+    :param reference: runs of another
+    :return: how likely a run of the one is better than a run of the other in the same game, a tie counting half; mean over the
+        games that both have
+    """
+
+    def estimate(runs: Runs, reference: Runs) -> np.ndarray:
+        shares = []
+        for game, scores in runs.items():
+            ours, theirs = np.asarray(scores)[..., :, None], np.asarray(reference[game])[..., None, :]
+            shares.append(((ours > theirs) + 0.5 * (ours == theirs)).mean(axis=(-2, -1)))
+        return np.mean(shares, axis=0)
+
+    return _bootstrapped(estimate, runs, reference)
+
+
+def profile(scores: Mapping[str, np.ndarray], levels: np.ndarray) -> np.ndarray:
+    """
+    :param scores: normalised
+    :param levels: shape (L,)
+    :return: share of the runs above each level, every game counting the same, shape (L,)
+    """
+    return np.mean([(each[:, None] > levels).mean(axis=0) for each in scores.values()], axis=0)
+
+
+def _bootstrapped(estimate: Callable[[Runs, Runs], np.ndarray], runs: Runs, reference: Runs) -> Estimate:
+    games = [game for game in runs if game in reference]
+    both = [{game: np.asarray(each[game], float) for game in games} for each in (runs, reference)]
+    value = float(estimate(*both))
+    if min(len(scores) for each in both for scores in each.values()) < FEWEST_RUNS:
+        return Estimate(value, None)
+    generator = np.random.default_rng(0)
+    drawn = [{game: generator.choice(scores, (_SAMPLES, len(scores))) for game, scores in each.items()} for each in both]
+    low, high = np.percentile(estimate(*drawn), (2.5, 97.5))
+    return Estimate(value, (float(low), float(high)))

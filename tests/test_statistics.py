@@ -1,0 +1,64 @@
+"""sb3_spiking/evaluation/statistics.py by hand."""
+
+import numpy as np
+import pytest
+
+from sb3_spiking.evaluation import statistics
+
+RANDOM = {"A": 1.0, "B": -10.0}
+RELU = {"A": [3.0, 5.0], "B": [10.0]}
+OURS = {"A": [4.0, 7.0, 1.0], "B": [0.0], "C": [9.0]}
+
+
+def test_normalised():
+    scores = statistics.normalised(OURS, RELU, RANDOM)
+    assert {game: list(each) for game, each in scores.items()} == {"A": [1.0, 2.0, 0.0], "B": [0.5]}
+
+
+def test_interquartile_mean():
+    # Of 0, 0.5, 1 and 2 the middle half
+    assert statistics.interquartile_mean(statistics.normalised(OURS, RELU, RANDOM)) == 0.75
+    assert statistics.interquartile(OURS, RELU, RANDOM) == (0.75, None)
+
+
+def test_improvement():
+    # A: 4 beats 3 alone, 7 both, 1 none: 3 of 6; B: none
+    assert statistics.improvement(OURS, RELU) == (0.25, None)
+    assert statistics.improvement({"A": [1.0]}, {"A": [1.0]}).value == 0.5
+
+
+def test_profile():
+    scores = statistics.normalised(OURS, RELU, RANDOM)
+    assert list(statistics.profile(scores, np.array([-1.0, 0.0, 0.75, 2.0]))) == pytest.approx([1, (2 / 3 + 1) / 2, 1 / 3, 0])
+
+
+def test_intervals_need_five_runs_of_each_game():
+    for ours, theirs, there in ((5, 5, True), (4, 5, False), (5, 4, False)):
+        runs, reference = ({"A": np.arange(count), "B": np.arange(count)} for count in (ours, theirs))
+        random = {"A": -1.0, "B": -1.0}
+        assert (statistics.interquartile(runs, reference, random).interval is not None) == there
+        assert (statistics.improvement(runs, reference).interval is not None) == there
+
+
+def test_the_reference_is_drawn_too():
+    """Runs that are all the same have an interval as wide as the reference's mean is uncertain."""
+    runs, reference = {"A": [10.0] * 5}, {"A": [8.0, 9.0, 10.0, 11.0, 12.0]}
+    value, interval = statistics.interquartile(runs, reference, {"A": 0.0})
+    assert value == 1.0
+    low, high = interval
+    # The mean of five draws has a standard deviation of sqrt(2 / 5)
+    assert 10 / low == pytest.approx(10 + 1.96 * 0.4**0.5, abs=0.1)
+    assert 10 / high == pytest.approx(10 - 1.96 * 0.4**0.5, abs=0.1)
+    assert statistics.interquartile(reference, {"A": [10.0] * 5}, {"A": 0.0}).interval is not None
+
+
+@pytest.mark.parametrize("seeds", [5, 10])
+def test_intervals_cover(seeds):
+    """Simulated: normal scores of two methods that are equally good; their ratio is 1."""
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        runs, reference = ({game: generator.normal(10, 2, seeds) for game in "ABCDE"} for _ in range(2))
+        low, high = statistics.interquartile(runs, reference, dict.fromkeys("ABCDE", 0.0)).interval
+        covered += low <= 1 <= high
+    assert covered / 200 > 0.88
