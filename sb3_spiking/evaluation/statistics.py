@@ -2,8 +2,8 @@
 Methods compared over games and training seeds, after Agarwal et al. 2021 (arXiv 2108.13264).
 
 A run's score is normalised game by game: 0 is random play, 1 the mean of the reference's runs. A bootstrap draws runs, those
-of each game by themselves, and the reference's as well: with its mean held fixed, 95% intervals of five seeds cover 81% to 86%
-(Agarwal et al. normalise by published scores, which are fixed).
+of each game by themselves, and the reference's as well: its mean is no better known than the others. (Agarwal et al. normalise
+by published scores, which are fixed.)
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import trim_mean
 
-#: Fewer runs of a game have no interval: a bootstrap over two covers about 80%
+#: Fewer runs of a game have no interval: it would cover far less than it says
 FEWEST_RUNS = 5
 _SAMPLES = 10_000
 
