@@ -16,7 +16,7 @@ from machine import describe
 from tqdm import tqdm
 from training import spikes
 
-LEAKY = "beta=0.5,reset_mechanism='zero'"
+LEAKY = "gradients='exact',beta=0.5,reset_mechanism='zero'"
 # policy_kwargs, but for num_steps; the arctan is the paper's surrogate
 NETWORKS = {
     "liu2022": "preset='liu2022'",

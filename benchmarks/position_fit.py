@@ -37,7 +37,9 @@ SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
     "small": (42, {"conv_layers": [(16, 6, 3), (32, 4, 2)], "features_dim": 256}),
     "nature": (84, {"conv_layers": [(32, 8, 4), (64, 4, 2), (64, 3, 1)], "features_dim": 512}),
 }
-LEAKY: dict[str, Any] = {"num_steps": 8, "beta": 0.5, "reset_mechanism": "zero", "input_scale": 4, "slope": 5}
+LEAKY: dict[str, Any] = {
+    "num_steps": 8, "gradients": "exact", "beta": 0.5, "reset_mechanism": "zero", "input_scale": 4, "slope": 5,
+}  # fmt: skip
 INTEGRATOR: dict[str, Any] = {"beta": 1.0, "reset_mechanism": "subtract"}
 NORMALIZED: dict[str, Any] = {"input_scale": 1, "normalization": "potential"}
 #: policy_kwargs on top of the shape and LEAKY, None for the ReLU network

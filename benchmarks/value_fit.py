@@ -24,7 +24,7 @@ from sb3_spiking.evaluation.agents import Agent, load_agent
 from sb3_spiking.training.callbacks import spike_counts
 
 SHAPE: dict[str, Any] = {"conv_layers": [(16, 3, 1)], "layout": "hwc", "features_dim": 128}
-LEAKY: dict[str, Any] = {"beta": 0.5, "reset_mechanism": "zero", "input_scale": 4, "slope": 5}
+LEAKY: dict[str, Any] = {"gradients": "exact", "beta": 0.5, "reset_mechanism": "zero", "input_scale": 4, "slope": 5}
 INTEGRATOR: dict[str, Any] = {"beta": 1.0, "reset_mechanism": "subtract", "input_scale": 2}
 COMPENSATED = "common-mode compensation, no leak, reset by subtraction"
 #: policy_kwargs on top of the shape and LEAKY, None for the ReLU network

@@ -26,7 +26,7 @@ NATURE_CONV_LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
 # surrogate wide enough to reach membranes far below the threshold. A deep network on images needs larger currents to fire from
 # the first step on: see docs/learning.md
 _DEFAULTS = {"num_steps": 4, "beta": 1.0, "reset_mechanism": "subtract", "input_scale": 2.0, "slope": 2.0}
-_IMAGE_DEFAULTS = {"conv_layers": NATURE_CONV_LAYERS, "input_scale": 4.0}
+_IMAGE_DEFAULTS = {"conv_layers": NATURE_CONV_LAYERS, "input_scale": 4.0, "gradients": "rates"}
 
 
 class SpikingExtractor(BaseFeaturesExtractor):

@@ -51,6 +51,10 @@ _COVERED_BY_RATES: dict[str, tuple[Any, ...]] = {
 }
 
 
+def _is_covered(name: str, value: Any) -> bool:
+    return all(each in _COVERED_BY_RATES[name] for each in (value if isinstance(value, (list, tuple)) else (value,)))
+
+
 @dataclass(frozen=True)
 class _Rule:
     accepts: Callable[[Any], bool]
@@ -186,12 +190,12 @@ class SpikingSettings:
                 or_list = ", or a list with one for each spiking layer" if per_layer else ""
                 raise ValueError(f"{each.name}={value!r}: expected {rule.expected}{or_list}")
         object.__setattr__(self, "slope", self._resolved_slope())
-        for name, covered in _COVERED_BY_RATES.items() if self.gradients == "rates" else ():
+        for name in _COVERED_BY_RATES if self.gradients == "rates" else ():
             value = getattr(self, name)
-            if not all(each in covered for each in (value if isinstance(value, tuple) else (value,))):
+            if not _is_covered(name, value):
                 raise ValueError(
                     f"gradients='rates' does not cover {name}={value!r}: expected {name}="
-                    f"{' or '.join(map(repr, covered))}, or gradients='exact'"
+                    f"{' or '.join(map(repr, _COVERED_BY_RATES[name]))}, or gradients='exact'"
                 )
 
     def _resolved_slope(self) -> float | tuple[float | None, ...] | None:
@@ -211,7 +215,8 @@ class SpikingSettings:
     ) -> "SpikingSettings":
         """
         What is given comes before the preset, the preset before the defaults. A slope belongs to its surrogate: choosing
-        another surrogate drops the slope of the one before.
+        another surrogate drops the slope of the one before. Gradients through rates by default give way to exact ones where
+        they do not cover what is chosen.
 
         :param preset: a key of :data:`PRESETS`
         :param defaults: settings that come before this class's own defaults
@@ -230,7 +235,8 @@ class SpikingSettings:
             if layer.get("spike_grad", chosen["spike_grad"]) != chosen["spike_grad"]:
                 chosen.pop("slope", None)
             chosen.update(layer)
-        return cls(**chosen)
+        rates = "gradients" in given or all(_is_covered(name, chosen[name]) for name in _COVERED_BY_RATES if name in chosen)
+        return cls(**chosen if rates else {**chosen, "gradients": "exact"})
 
     def neurons(self, count: int) -> list[dict[str, Any]]:
         """

@@ -84,11 +84,11 @@ def test_every_readout_is_tested_by_hand():
 def test_constant_input_goes_through_the_connection_once(monkeypatch):
     steps = []
 
-    def convolution(window, *args):
+    def currents(window, *args):
         steps.append(len(window))
         return kernels.currents(window, *args)
 
-    monkeypatch.setattr(layers, "convolution", convolution)
+    monkeypatch.setattr(layers, "currents_of", currents)
     layer = SpikingLayer(nn.Linear(3, 4), 6, {"beta": 0.5})
     constant = th.rand(1, 2, 3)
     once = layer(constant)

@@ -251,6 +251,13 @@ def test_what_is_not_covered_is_refused(settings, message):
     SpikingSettings(gradients="exact", **settings)
 
 
+def test_defaults_give_way_where_they_do_not_cover_what_is_chosen():
+    assert network(IMAGE, None, **CONVOLUTIONS).settings.gradients == "rates"
+    for settings in ({"readout": "last_membrane"}, {"learn_beta": [True, False, False]}, {"normalization": "potential"}):
+        assert network(IMAGE, None, **CONVOLUTIONS, **settings).settings.gradients == "exact"
+    assert SpikingSettings.resolve(preset="liu2022", defaults={"gradients": "rates"}).gradients == "exact"
+
+
 def test_the_papers_network_takes_them():
     q_net = network(IMAGE, "rates", preset="liu2022", num_steps=8, **CONVOLUTIONS)
     assert q_net.settings.spike_grad == "atan"

@@ -49,6 +49,7 @@ class SpikingLayer(nn.Module):
         self.connection = connection
         self.num_steps = num_steps
         self.neuron = Leaky(**neuron)
+        self._stride = connection.stride[0] if isinstance(connection, nn.Conv2d) else 1
         self.shares: rates.LayerShares | None = None
         self.normalization: nn.Module | None = None
         if normalization is not None:
@@ -89,8 +90,7 @@ class SpikingLayer(nn.Module):
         """
         connection = self.connection
         if _is_plain(connection) and not th.is_autocast_enabled(inputs.device.type):
-            stride = connection.stride[0] if isinstance(connection, nn.Conv2d) else 1
-            return rates.layer(inputs, connection.weight, connection.bias, stride, derivative, outputs)
+            return rates.layer(inputs, connection.weight, connection.bias, self._stride, derivative, outputs)
         currents = connection(inputs.flatten(1) if isinstance(connection, nn.Linear) else inputs)
         return rates.neurons(currents, derivative, outputs)
 
@@ -101,8 +101,7 @@ class SpikingLayer(nn.Module):
                 images = images.flatten(1)
             currents: th.Tensor = self.connection(images)
             return currents.unflatten(0, window.shape[:2])
-        stride = self.connection.stride[0] if isinstance(self.connection, nn.Conv2d) else 1
-        return currents_of(window, self.connection.weight, self.connection.bias, stride)
+        return currents_of(window, self.connection.weight, self.connection.bias, self._stride)
 
     def is_constant(self) -> bool:
         """Whether :meth:`constants` are all there is to it: no normalisation, and no hook that waits for what it computes."""
@@ -112,8 +111,7 @@ class SpikingLayer(nn.Module):
     def constants(self) -> Layer:
         """The layer as numbers, where nothing is to be learned."""
         connection, neuron = self.connection, self.neuron
-        stride = connection.stride[0] if isinstance(connection, nn.Conv2d) else 1
-        return Layer(connection.weight, connection.bias, stride, *neuron.constants(), neuron.dynamics, self.delay)
+        return Layer(connection.weight, connection.bias, self._stride, *neuron.constants(), neuron.dynamics, self.delay)
 
 
 def learn_through_rates(layers: Sequence[nn.Module], shares: rates.Shares) -> rates.Shares:
