@@ -84,7 +84,7 @@ def update(name: str, num_steps: int, batch_size: int, device: str) -> Callable[
 
 
 def _three_figures(number: float) -> str:
-    return f"{number:.3g}" if number < 1000 else f"{round(number, -1):.0f}"
+    return f"{number:.3g}" if number < 999.5 else f"{round(number, -1):.0f}"
 
 
 def main() -> None:

@@ -262,7 +262,7 @@ def over_seeds(jobs: TrainingList, scores: pd.DataFrame, column: str = "mean") -
     reference = runs_of(scores, jobs.reference)
     for method in jobs.methods:
         runs = runs_of(scores, method)
-        if set(runs) != set(reference) or method == jobs.reference:
+        if not runs or set(runs) != set(reference) or method == jobs.reference:
             continue
         cells = []
         for value, interval in (
@@ -308,8 +308,10 @@ def plot_profile(jobs: TrainingList, scores: pd.DataFrame, file: Path) -> None:
             shares = statistics.profile(statistics.normalised(runs, reference, random), levels)
             axes.plot(100 * levels, 100 * shares, label=method)
     axes.set(xlabel=f"score, % of {jobs.reference}", ylabel="% of runs above")
-    axes.legend(fontsize="small")
-    figure.savefig(file, dpi=120)
+    if len(axes.lines) > 1:
+        axes.legend(fontsize="small")
+        figure.savefig(file, dpi=120)
+    plt.close(figure)
 
 
 def silence(jobs: TrainingList) -> str:

@@ -261,3 +261,17 @@ def test_performance_ratios_by_hand(training):
     assert environments == 2
     assert training.ratio(scores, random, "relu", "relu") == (1.0, 2)
     assert training.ratio(scores, random, "none", "relu") is None
+
+
+def test_a_list_that_is_not_finished_has_nothing_to_compare(training, tmp_path):
+    (tmp_path / "small.yml").write_text(yaml.safe_dump(LIST))
+    pd.DataFrame({"mean": {"CartPole-v1": 20.0}}).rename_axis("environment").to_csv(tmp_path / "random.csv")
+    jobs = training.TrainingList(tmp_path / "small.yml", tmp_path)
+    for methods, text in (
+        (["spiking"], "Nothing to compare with the runs of relu yet"),
+        (["relu", "spiking"], "| spiking | 1 | "),
+    ):
+        scores = pd.DataFrame({"env": "CartPole-v1", "method": methods, "seed": 3, "mean": 30.0})
+        assert text in training.over_seeds(jobs, scores)
+        training.plot_profile(jobs, scores, tmp_path / "profile.png")
+        assert (tmp_path / "profile.png").exists() == (len(methods) > 1)
