@@ -272,7 +272,7 @@ def over_seeds(jobs: TrainingList, scores: pd.DataFrame, column: str = "mean") -
             cells.append(f"{value:.0%}" + ("" if interval is None else f" ({interval[0]:.0%} to {interval[1]:.0%})"))
         counts = {len(each) for each in runs.values()}
         lines.append(f"| {method} | {' to '.join(map(str, sorted(counts)))} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join(lines) if len(lines) > 2 else f"Nothing to compare with the runs of {jobs.reference} yet"
 
 
 def table(jobs: TrainingList, scores: pd.DataFrame, column: str = "mean") -> str:
