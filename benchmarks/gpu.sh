@@ -9,7 +9,7 @@ mkdir -p benchmarks/results
 exec > >(tee benchmarks/results/gpu.txt) 2>&1
 
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
-python -m pytest -q tests/test_kernels.py
+python -m pytest -q tests/test_kernels.py tests/test_fused.py tests/test_kernel_choice.py tests/test_rates.py
 for steps in 2 4 8 64; do
     python benchmarks/speed.py --device cuda --num-steps "$steps"
 done
