@@ -249,3 +249,26 @@ def test_decisions_can_be_read():
         pass
     run_layers(layers, images)
     assert lines == []
+
+
+def test_decisions_can_be_read_within_each_other():
+    layers = layers_of((2, 8, 8), [(16, 3, 1), (10,)], ("zero", True), th.float32)
+    with kernels.decisions() as outer, th.no_grad():
+        with kernels.decisions():
+            pass
+        run_layers(layers, th.rand(1, 3, 2, 8, 8))
+    assert len(outer) == 2
+
+
+@pytest.mark.parametrize("gradients", ["exact", "rates"])
+def test_another_slope_is_not_checked_again(gradients):
+    """A SlopeSchedule changes it at every step."""
+    q_net = SpikingPolicy(spaces.Box(-1, 1, (4,)), spaces.Discrete(2), lambda _: 1e-3, gradients=gradients).q_net
+    layers, observations = q_net.features_extractor.dense, th.rand(3, 4)
+    checked = []
+    for slope in (2.0, 3.0, 4.5):
+        for layer in layers:
+            layer.neuron.spike_grad = Surrogate("fast_sigmoid", slope)
+        q_net(observations)
+        checked.append(kernels._checked.cache_info().currsize)
+    assert checked == checked[:1] * 3

@@ -19,6 +19,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from types import ModuleType
 
 import torch as th
@@ -59,7 +60,7 @@ def decisions() -> Iterator[list[str]]:
     try:
         yield lines
     finally:
-        _readers.remove(lines)
+        _readers[:] = [each for each in _readers if each is not lines]
 
 
 def _decided(by: str, why: str, *what: object) -> None:
@@ -122,6 +123,14 @@ def _say_once() -> None:
     print("sb3_spiking compiles its kernels for this machine, once: up to half a minute", file=sys.stderr, flush=True)
 
 
+def _checked_as(dynamics: Dynamics) -> Dynamics:
+    """
+    What a check stands for: kernels take scale and slope as numbers, and a schedule may change the slope at every step.
+    """
+    slope = None if dynamics.spike_grad.slope is None else 2.0
+    return dynamics._replace(input_scale=0.7, spike_grad=replace(dynamics.spike_grad, slope=slope))
+
+
 def traced() -> bool:
     """Whether PyTorch is recording operations, to compile or to export them: it can see into plain PyTorch alone."""
     return th.compiler.is_compiling() or th.jit.is_tracing()
@@ -140,7 +149,7 @@ def leaky_window(
     known = dtype in _LEAKY_DTYPES.get(device, ()) and dynamics.spike_grad.name in SURROGATES
     if known and not traced():
         learns = beta.requires_grad or threshold.requires_grad
-        case = (dynamics._replace(input_scale=0.7), len(currents) == 1, membranes, learns, th.is_grad_enabled())
+        case = (_checked_as(dynamics), len(currents) == 1, membranes, learns, th.is_grad_enabled())
         backend = _backend(device, checks.leaky, device, dtype, *case)
     _decided("plain PyTorch" if backend is None else _NEEDS[device], dynamics.spike_grad.name, "neurons", *currents.shape)
     window: th.Tensor = (backend or reference).leaky_window(currents, num_steps, beta, threshold, dynamics, membranes)
@@ -221,7 +230,7 @@ def fused_layers(
     """
     if len(window) == 1 and window.shape[1] > 0 and _plain(window):
         plans = list(layers)
-        dynamics = tuple({layer.dynamics._replace(input_scale=0.7) for layer in plans})
+        dynamics = tuple({_checked_as(layer.dynamics): None for layer in plans})
         backend = _backend("fused", checks.fused, window.dtype)
         if shares and backend is not None:
             known = all(each.spike_grad.name in SURROGATES_OF_RATES for each in dynamics)
