@@ -34,7 +34,8 @@ class SpikingExtractor(BaseFeaturesExtractor):
     Base class of the spiking bodies. The whole window runs layer by layer: :meth:`window` gives the last layer's spikes,
     :meth:`forward` their mean over the window, so that a body serves every SB3 algorithm as its features extractor.
 
-    A subclass fills in its settings in :meth:`resolve`, builds its layers in ``__init__`` and runs them in :meth:`window`.
+    A subclass fills in its settings in :meth:`resolve`, builds its layers in ``__init__``, ends that with :meth:`connect`, and
+    runs them in :meth:`window`.
 
     The resolved settings travel in the ``state_dict``: loading the state of a network with other settings fails.
 

@@ -111,7 +111,7 @@ class _Layer(th.autograd.Function):
         grad = _onto_rate(grad_outputs[0], derivative) * derivative
         wanted = ctx.needs_input_grad[:3]
         if weight.dim() == 4:
-            # Three times as fast as with the channels first, where these are few
+            # Much faster than with the channels first, where these are few
             grad, rates = (each.contiguous(memory_format=th.channels_last) for each in (grad, rates))
             geometry = ([stride] * 2, [0, 0], [1, 1], False, [0, 0], 1)
             grads = th.ops.aten.convolution_backward(grad, rates, weight, bias_shape, *geometry, wanted)

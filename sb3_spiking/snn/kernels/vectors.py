@@ -80,7 +80,7 @@ def data_of(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
 
 @kernel
 def aligned(size, like):
-    """An array like another one whose vectors do not lie across two lines of the cache: half the speed where they do."""
+    """An array like another one whose vectors do not lie across two lines of the cache, which takes two loads."""
     room = np.empty(size + _LINE_BYTES // like.itemsize, like.dtype)
     first = (-room.ctypes.data % _LINE_BYTES) // like.itemsize
     return room[first : first + size]
