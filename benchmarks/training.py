@@ -9,7 +9,8 @@ its own with one thread. Its YAML:
 * ``environments``: names, or a dict with more ``arguments`` for each
 * ``seeds``, ``steps`` of a job (by default what the hyperparameters say), ``env_kwargs``
 * ``arguments``: of RL Zoo's command, and ``hyperparams`` that are changed, for all jobs
-* ``methods``: by name, ``algo`` ("dqn" by default), more ``arguments`` and ``hyperparams`` that it changes
+* ``methods``: by name, ``algo`` ("dqn" by default), more ``arguments`` and ``hyperparams`` that it changes, and ``seeds``
+  if it has others
 * ``reference``: the method that performance ratios refer to
 * ``curves``: the methods whose learning curves are drawn, by default all
 
@@ -105,9 +106,11 @@ class TrainingList:
         # Making an environment redirects standard output for a moment, which two threads must not do at a time
         self._playing = threading.Lock()
         # Seed by seed, so that what is there early compares all methods
+        seeds = {name: method.get("seeds", content["seeds"]) for name, method in self.methods.items()}
         self.jobs = [
             Job(env, method, seed)
-            for seed, method, env in itertools.product(content["seeds"], self.methods, self.environments)
+            for seed, method, env in itertools.product(sorted(set().union(*seeds.values())), self.methods, self.environments)
+            if seed in seeds[method]
         ]
 
     def command(self, job: Job, folder: Path) -> list[str]:

@@ -195,6 +195,13 @@ def test_a_list_chooses_its_curves(training, tmp_path, monkeypatch):
     assert [each.to_dict() for each in drawn] == [{0.5: 1, 1.0: 10}]
 
 
+def test_a_method_may_have_seeds_of_its_own(training, tmp_path):
+    methods = {"relu": {}, "spiking": {"seeds": [0, 7]}}
+    (tmp_path / "small.yml").write_text(yaml.safe_dump({**LIST, "seeds": [0, 1], "methods": methods}))
+    jobs = [(job.method, job.seed) for job in training.TrainingList(tmp_path / "small.yml").jobs]
+    assert jobs == [("relu", 0), ("spiking", 0), ("relu", 1), ("spiking", 7)]
+
+
 def test_silent_neurons_by_hand(training, tmp_path):
     (tmp_path / "small.yml").write_text(yaml.safe_dump({**LIST, "seeds": [3, 4]}))
     jobs = training.TrainingList(tmp_path / "small.yml", tmp_path)
