@@ -143,13 +143,13 @@ def _is_plain(connection: nn.Module) -> bool:
     return type(connection).forward in (nn.Conv2d.forward, nn.Linear.forward) and not _has_hooks(connection)
 
 
-def run_layers(layers: Iterable[nn.Module], window: th.Tensor, numbers: int = 1) -> th.Tensor:
+def run_layers(layers: Iterable[nn.Module], window: th.Tensor, largest: int = 1) -> th.Tensor:
     """
     Spiking layers one after another. Without gradients they may run in a faster way, unless a hook observes one of them.
 
     :param layers: :class:`SpikingLayer` modules, convolutions first, or others that map windows to windows
     :param window: input over the window, shape (T, B, \\*in), or (1, B, \\*in) if the same at every step
-    :param numbers: numbers that the window of the largest convolution holds for one sample
+    :param largest: numbers in one sample's window of the largest convolution
     :return: spikes of the last layer, shape (T, B, \\*out)
     """
     rest: list[Any] = list(layers)
@@ -165,7 +165,7 @@ def run_layers(layers: Iterable[nn.Module], window: th.Tensor, numbers: int = 1)
     if convolutions:
         body = nn.Sequential(*convolutions)
         # Who observes a layer sees the whole batch
-        window = body(window) if any(map(_has_hooks, body.modules())) else in_parts(body, window, numbers)
+        window = body(window) if any(map(_has_hooks, body.modules())) else in_parts(body, window, largest)
     for layer in rest[len(convolutions) :]:
         window = layer(window)
     return window
@@ -190,16 +190,16 @@ def _graph_of_rates(layers: list[SpikingLayer], window: th.Tensor, spikes: th.Te
 _NUMBERS_AT_ONCE = 5_000_000
 
 
-def in_parts(layers: Callable[[th.Tensor], th.Tensor], window: th.Tensor, numbers: int) -> th.Tensor:
+def in_parts(layers: Callable[[th.Tensor], th.Tensor], window: th.Tensor, largest: int) -> th.Tensor:
     """
     Run layers on a few samples at a time on the CPU, which is faster there than all at once, with the same result.
 
     :param layers: maps windows (T or 1, B, \\*in) to windows (T, B, \\*out)
     :param window: shape (T or 1, B, \\*in)
-    :param numbers: numbers that the window of the largest layer holds for one sample
+    :param largest: numbers in one sample's window of the largest layer
     :return: shape (T, B, \\*out)
     """
-    samples = max(1, _NUMBERS_AT_ONCE // numbers)
+    samples = max(1, _NUMBERS_AT_ONCE // largest)
     if window.device.type != "cpu" or window.shape[1] <= samples or traced():
         return layers(window)
     parts = window.chunk(-(-window.shape[1] // samples), dim=1)

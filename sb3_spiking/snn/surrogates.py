@@ -14,10 +14,14 @@ class SurrogateFactory(NamedTuple):
 
     :param make: builds snnTorch's function; takes the steepness if the surrogate has one
     :param default_slope: snnTorch's default steepness, or None for a surrogate without one
+    :param formula: number by which the kernels of neurons know its derivative, or None: such neurons run in plain PyTorch
+    :param fused_rates: whether whole layers at once have its derivative for gradients through rates
     """
 
     make: Callable[..., Callable[[th.Tensor], th.Tensor]]
     default_slope: float | None = None
+    formula: int | None = None
+    fused_rates: bool = False
 
 
 class _Sigmoid(th.autograd.Function):
@@ -43,14 +47,14 @@ class _Sigmoid(th.autograd.Function):
 # or ``alpha`` for atan; what else a surrogate takes stays at snnTorch's default. Left out are the random SSO,
 # LSO (it calls SSO's operator in snnTorch 1.0) and custom_surrogate (a function cannot be saved as a setting).
 SURROGATES: dict[str, SurrogateFactory] = {
-    "fast_sigmoid": SurrogateFactory(lambda slope: snntorch.surrogate.fast_sigmoid(slope=slope), 25.0),
-    "atan": SurrogateFactory(lambda slope: snntorch.surrogate.atan(alpha=slope), 2.0),
-    "sigmoid": SurrogateFactory(lambda slope: lambda membrane: _Sigmoid.apply(membrane, slope), 25.0),
-    "SFS": SurrogateFactory(lambda slope: snntorch.surrogate.SFS(slope=slope), 25.0),
-    "spike_rate_escape": SurrogateFactory(lambda slope: snntorch.surrogate.spike_rate_escape(slope=slope), 25.0),
-    "triangular": SurrogateFactory(lambda: snntorch.surrogate.triangular()),
-    "heaviside": SurrogateFactory(lambda: snntorch.surrogate.heaviside()),
-    "straight_through_estimator": SurrogateFactory(lambda: snntorch.surrogate.straight_through_estimator()),
+    "fast_sigmoid": SurrogateFactory(lambda slope: snntorch.surrogate.fast_sigmoid(slope=slope), 25.0, 0, fused_rates=True),
+    "atan": SurrogateFactory(lambda slope: snntorch.surrogate.atan(alpha=slope), 2.0, 1, fused_rates=True),
+    "sigmoid": SurrogateFactory(lambda slope: lambda membrane: _Sigmoid.apply(membrane, slope), 25.0, 2),
+    "SFS": SurrogateFactory(lambda slope: snntorch.surrogate.SFS(slope=slope), 25.0, 3),
+    "spike_rate_escape": SurrogateFactory(lambda slope: snntorch.surrogate.spike_rate_escape(slope=slope), 25.0, 4),
+    "triangular": SurrogateFactory(lambda: snntorch.surrogate.triangular(), formula=5),
+    "heaviside": SurrogateFactory(lambda: snntorch.surrogate.heaviside(), formula=6),
+    "straight_through_estimator": SurrogateFactory(lambda: snntorch.surrogate.straight_through_estimator(), formula=7),
 }
 
 

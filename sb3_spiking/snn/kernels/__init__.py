@@ -26,7 +26,8 @@ import torch as th
 from torch.nn import functional as F
 
 from sb3_spiking.snn.kernels import checks, reference
-from sb3_spiking.snn.kernels.dynamics import SURROGATES, SURROGATES_OF_RATES, Dynamics, Kept, Layer
+from sb3_spiking.snn.kernels.dynamics import FORMULAS, Dynamics, Kept, Layer
+from sb3_spiking.snn.surrogates import SURROGATES
 
 #: Environment variable of :func:`use`
 VARIABLE = "SB3_SPIKING_KERNELS"
@@ -146,7 +147,7 @@ def leaky_window(
 ) -> th.Tensor:
     """See :func:`sb3_spiking.snn.kernels.reference.leaky_window`."""
     backend, device, dtype = None, currents.device.type, currents.dtype
-    known = dtype in _LEAKY_DTYPES.get(device, ()) and dynamics.spike_grad.name in SURROGATES
+    known = dtype in _LEAKY_DTYPES.get(device, ()) and dynamics.spike_grad.name in FORMULAS
     if known and not traced():
         learns = beta.requires_grad or threshold.requires_grad
         case = (_checked_as(dynamics), len(currents) == 1, membranes, learns, th.is_grad_enabled())
@@ -233,7 +234,7 @@ def fused_layers(
         dynamics = tuple({_checked_as(layer.dynamics): None for layer in plans})
         backend = _backend("fused", checks.fused, window.dtype)
         if shares and backend is not None:
-            known = all(each.spike_grad.name in SURROGATES_OF_RATES for each in dynamics)
+            known = all(SURROGATES[each.spike_grad.name].fused_rates for each in dynamics)
             backend = _backend("fused", checks.rates, window.dtype, dynamics) if known else None
         if backend is not None and all(layer.weight.dtype == window.dtype for layer in plans):
             with th.no_grad():

@@ -9,7 +9,7 @@ import numpy as np
 import torch as th
 from torch.autograd.function import once_differentiable
 
-from sb3_spiking.snn.kernels.dynamics import RESETS, SURROGATES, Dynamics, dense, order_of, restored
+from sb3_spiking.snn.kernels.dynamics import FORMULAS, RESETS, Dynamics, dense, order_of, restored
 from sb3_spiking.snn.kernels.threads import kernel, run
 from sb3_spiking.snn.surrogates import Surrogate
 
@@ -20,7 +20,7 @@ ZERO_LATER, ZERO_NOW = RESETS["zero", True], RESETS["zero", False]
 SUBTRACT_LATER, SUBTRACT_NOW = RESETS["subtract", True], RESETS["subtract", False]
 
 _FAST_SIGMOID, _ATAN, _SIGMOID, _SFS, _SPIKE_RATE_ESCAPE, _TRIANGULAR, _HEAVISIDE = (
-    SURROGATES[name] for name in ("fast_sigmoid", "atan", "sigmoid", "SFS", "spike_rate_escape", "triangular", "heaviside")
+    FORMULAS[name] for name in ("fast_sigmoid", "atan", "sigmoid", "SFS", "spike_rate_escape", "triangular", "heaviside")
 )
 
 
@@ -260,7 +260,7 @@ class _LeakyWindow(th.autograd.Function):
         out = th.empty_like(permuted) if flat.shape[0] > 1 else th.zeros_like(permuted)
         learns = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         learned = np.zeros((2, flat.shape[1] if learns else 0), flat.dtype)
-        surrogate, slope = SURROGATES[spike_grad.name], flat.dtype.type(spike_grad.slope or 0)
+        surrogate, slope = FORMULAS[spike_grad.name], flat.dtype.type(spike_grad.slope or 0)
         results = (out.flatten(1).numpy(), learned)
         run(_backward, flat.shape[1], 4 * grad.size, flat, *numbers, surrogate, slope, membranes, grad, *results)
         totals: list[th.Tensor | None] = [None, None]

@@ -12,17 +12,17 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
-from sb3_spiking.snn.kernels.dynamics import RESETS, SURROGATES, Dynamics, dense, restored
+from sb3_spiking.snn.kernels.dynamics import FORMULAS, RESETS, Dynamics, dense, restored
 
 _BLOCK = 256  # two neurons a thread, at Triton's four warps
 
 _ZERO_LATER, _ZERO_NOW = tl.constexpr(RESETS["zero", True]), tl.constexpr(RESETS["zero", False])
 _SUBTRACT_LATER, _SUBTRACT_NOW = tl.constexpr(RESETS["subtract", True]), tl.constexpr(RESETS["subtract", False])
 
-_FAST_SIGMOID, _ATAN = tl.constexpr(SURROGATES["fast_sigmoid"]), tl.constexpr(SURROGATES["atan"])
-_SIGMOID, _SFS = tl.constexpr(SURROGATES["sigmoid"]), tl.constexpr(SURROGATES["SFS"])
-_SPIKE_RATE_ESCAPE, _TRIANGULAR = tl.constexpr(SURROGATES["spike_rate_escape"]), tl.constexpr(SURROGATES["triangular"])
-_HEAVISIDE = tl.constexpr(SURROGATES["heaviside"])
+_FAST_SIGMOID, _ATAN = tl.constexpr(FORMULAS["fast_sigmoid"]), tl.constexpr(FORMULAS["atan"])
+_SIGMOID, _SFS = tl.constexpr(FORMULAS["sigmoid"]), tl.constexpr(FORMULAS["SFS"])
+_SPIKE_RATE_ESCAPE, _TRIANGULAR = tl.constexpr(FORMULAS["spike_rate_escape"]), tl.constexpr(FORMULAS["triangular"])
+_HEAVISIDE = tl.constexpr(FORMULAS["heaviside"])
 _HALF_PI = tl.constexpr(1.5707963267948966)
 
 
@@ -223,7 +223,7 @@ class _LeakyWindow(th.autograd.Function):
             with th.cuda.device_of(charges):
                 _backward[(programs,)](
                     charges, afters, beta, threshold, grad, out, learned, neurons, len(charges), float(spike_grad.slope or 0),
-                    SURROGATE=SURROGATES[spike_grad.name], LEARN=learns, **settings,
+                    SURROGATE=FORMULAS[spike_grad.name], LEARN=learns, **settings,
                 )  # fmt: skip
         sums = learned.sum(dim=0, dtype=th.float64)
         totals = [

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_spiking.snn.surrogates import Surrogate
+from sb3_spiking.snn.surrogates import SURROGATES, Surrogate
 
 #: by reset_mechanism and reset_delay
 RESETS = {
@@ -16,20 +16,8 @@ RESETS = {
     ("subtract", False): 4,
 }
 
-#: the surrogates that the kernels have formulas for; others run in plain PyTorch
-SURROGATES = {
-    "fast_sigmoid": 0,
-    "atan": 1,
-    "sigmoid": 2,
-    "SFS": 3,
-    "spike_rate_escape": 4,
-    "triangular": 5,
-    "heaviside": 6,
-    "straight_through_estimator": 7,
-}
-
-#: those that rates have derivatives of where whole layers run at once
-SURROGATES_OF_RATES = ("fast_sigmoid", "atan")
+#: by name of the surrogate
+FORMULAS = {name: each.formula for name, each in SURROGATES.items() if each.formula is not None}
 
 
 class Dynamics(NamedTuple):

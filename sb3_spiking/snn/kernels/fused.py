@@ -17,7 +17,7 @@ from numba import types
 from numba.extending import intrinsic, overload
 from torch.nn import functional as F
 
-from sb3_spiking.snn.kernels.dynamics import SURROGATES, Kept, Layer
+from sb3_spiking.snn.kernels.dynamics import FORMULAS, Kept, Layer
 from sb3_spiking.snn.kernels.events import gather, lanes_for, unpack
 from sb3_spiking.snn.kernels.registers import neurons_16
 from sb3_spiking.snn.kernels.threads import GRAIN, in_parallel, kernel, run
@@ -385,7 +385,7 @@ def spikes(
             kept.append(Kept(*(each if weight.dim() == 4 else each.flatten(2))))
             first = both.data_ptr()
             addresses = (counts.data_ptr(), first, first + both.nbytes // 2)
-            surrogate = SURROGATES[dynamics.spike_grad.name]
+            surrogate = FORMULAS[dynamics.spike_grad.name]
         neurons = (layer.beta, layer.threshold, dynamics.input_scale, dynamics.spike_grad.slope or 0)
         plans.append(
             (weight.data_ptr(), bias.data_ptr(), *geometry, layer.delay, dynamics.reset, surrogate, *addresses, *neurons)

@@ -9,7 +9,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from sb3_spiking.snn.kernels.cpu import SUBTRACT_LATER, SUBTRACT_NOW, ZERO_LATER, ZERO_NOW
-from sb3_spiking.snn.kernels.dynamics import RESETS, SURROGATES
+from sb3_spiking.snn.kernels.dynamics import FORMULAS, RESETS
 from sb3_spiking.snn.kernels.vectors import Vectors, data_of
 
 
@@ -76,7 +76,7 @@ class _Rates:
         self.reach, self.rates, self.derivatives = (cgutils.alloca_once_value(builder, vectors.constant(0)) for _ in range(3))
         # A fast sigmoid has the derivative 1 / (|slope U| + 1)^2, an arctan slope / 2 / (1 + (pi slope / 2 U)^2)
         slope = vectors.splat(slope)
-        self.is_atan = builder.icmp_signed("==", surrogate, surrogate.type(SURROGATES["atan"]))
+        self.is_atan = builder.icmp_signed("==", surrogate, surrogate.type(FORMULAS["atan"]))
         self.steepness = builder.select(self.is_atan, builder.fmul(vectors.constant(math.pi / 2), slope), slope)
         self.highest = builder.select(self.is_atan, builder.fmul(slope, vectors.constant(0.5)), vectors.constant(1))
 
