@@ -22,6 +22,13 @@ def is_intensity(space: gym.Space, normalized_image: bool) -> bool:
     return True  # one-hot or binary
 
 
+def is_boolean(space: gym.Space) -> bool:
+    """Whether values of a space are 0 or 1, each by itself, after SB3's preprocessing."""
+    if isinstance(space, spaces.Box):
+        return space.dtype == np.bool_
+    return isinstance(space, (spaces.MultiBinary, spaces.Discrete, spaces.MultiDiscrete))
+
+
 def channels_height_width(space: gym.Space, layout: str | None) -> tuple[int, int, int]:
     """Shape of an image or grid whose dimensions are in the order of ``layout``, "chw" or "hwc"."""
     assert space.shape is not None

@@ -14,8 +14,8 @@ from sb3_spiking.evaluation.operations import ENERGIES, Energy, OperationCounter
 VECTOR = spaces.Box(-1, 1, (4,))
 
 
-def counted(policy, observations):
-    with OperationCounter(policy.q_net) as counter, th.no_grad():
+def counted(policy, observations, boolean_spikes=False):
+    with OperationCounter(policy.q_net, boolean_spikes) as counter, th.no_grad():
         policy.q_net(observations)
         return counter.layers
 
@@ -43,10 +43,10 @@ def test_the_network_of_dqn():
     assert [layer.neurons for layer in layers] == [12800, 5184, 3136, 512, 6]
 
 
-def spiking_policy(biases, num_steps=4, **settings):
+def spiking_policy(biases, num_steps=4, space=VECTOR, **settings):
     """Two spiking layers of 2 and 3 neurons and two actions; without weights, neuron i of a layer is driven by its bias."""
     arguments = {"net_arch": [2, 3], "beta": 0.0, "threshold": 0.5, "reset_mechanism": "none", **settings}
-    policy = SpikingPolicy(VECTOR, spaces.Discrete(2), lambda _: 0.0, num_steps=num_steps, **arguments)
+    policy = SpikingPolicy(space, spaces.Discrete(2), lambda _: 0.0, num_steps=num_steps, **arguments)
     with th.no_grad():
         for layer, bias in zip(policy.q_net.features_extractor.dense, biases, strict=True):
             layer.connection.weight.zero_()
@@ -137,3 +137,47 @@ def test_actor_critics_count_what_acts():
     assert counted == [20.0, 10.0]
     model.predict(np.zeros(4, np.float32))
     assert counter.layers == []  # its hooks are gone
+
+
+PLANES = spaces.MultiBinary(4)
+
+
+@pytest.mark.parametrize("num_steps", [1, 4])
+def test_booleans_are_spikes_where_one_chooses_so(num_steps):
+    policy = spiking_policy(([1.0, 0.0], [1.0, 0.0, 1.0]), num_steps, space=PLANES)
+    observations = th.tensor([[0, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+    first, second, _ = counted(policy, observations)
+    assert lists(first)[:2] == [[8.0] * 3, [0.0] * 3]
+    spikes, same, _ = counted(policy, observations, boolean_spikes=True)
+    # 2, 4 and no planes, each with 2 connections, at each step
+    assert lists(spikes)[:2] == [[0.0] * 3, [2.0 * 2 * num_steps, 4.0 * 2 * num_steps, 0.0]]
+    assert lists(spikes)[2:] == lists(first)[2:]
+    assert lists(same) == lists(second)
+
+
+def test_a_relu_network_adds_the_weights_of_booleans_once():
+    policy = MlpPolicy(PLANES, spaces.Discrete(2), lambda _: 0.0, net_arch=[3])
+    with th.no_grad():  # units that are all 0 are no booleans
+        policy.q_net.q_net[0].bias.fill_(-10)
+    first, second = counted(policy, th.tensor([[0, 1, 1, 0], [0, 0, 0, 1]]), boolean_spikes=True)
+    assert lists(first)[:2] == [[0.0, 0.0], [6.0, 3.0]]
+    assert lists(second)[:2] == [[6.0, 6.0], [0.0, 0.0]]
+
+
+def test_numbers_are_no_spikes_even_where_they_are_0_or_1():
+    policy = spiking_policy(([1.0, 0.0], [1.0, 0.0, 1.0]))
+    first, *_ = counted(policy, th.ones(1, 4), boolean_spikes=True)
+    assert lists(first)[:2] == [[8.0], [0.0]]
+
+
+def test_boolean_images_in_parts_are_counted_whole(monkeypatch):
+    space, settings = (
+        spaces.Box(0, 1, (10, 10, 4), bool),
+        {"conv_layers": [(2, 3, 1)], "layout": "hwc", "features_dim": 5},
+    )
+    policy = SpikingPolicy(space, spaces.Discrete(2), lambda _: 0.0, num_steps=3, **settings)
+    images = th.zeros(4, 10, 10, 4, dtype=th.bool)
+    images[1, 0, 0, 0] = images[2, 5, 5, 3] = images[3, 5, 5, 2] = True  # a corner, and two inside
+    monkeypatch.setattr("sb3_spiking.snn.layers._NUMBERS_AT_ONCE", 1)
+    first, *_ = counted(policy, images, boolean_spikes=True)
+    assert lists(first)[:2] == [[0.0] * 4, [0.0, 3 * 2 * 1.0, 3 * 2 * 9.0, 3 * 2 * 9.0]]

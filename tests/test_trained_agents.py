@@ -71,3 +71,58 @@ def test_cartpole_is_solved():
     agent = load_agent(FOLDER, "dqn", "CartPole-v1")
     scores = [each.score for each in run_episodes(agent, PROTOCOLS["zoo"], {0, 1, 2, 3, 4}, seed=7, n_envs=5)]
     assert scores == [500.0] * 5
+
+
+def by_additions(policy, planes):
+    """
+    The network written with nothing but additions of weights and comparisons: scaling the currents is in the weights, the mean
+    over the steps, which changes no action, is left out.
+
+    :param planes: what is set, shape (10, 10, C)
+    :return: T times the Q-values, shape (actions,)
+    """
+    settings, extractor = policy.settings, policy.q_net.features_extractor
+    (convolution,), (dense,) = extractor.conv, extractor.dense
+    readout = policy.q_net.q_net[0]
+    (weights, bias), (dense_weights, dense_bias) = (
+        [
+            (parameter * settings.input_scale).detach().double().numpy()
+            for parameter in (layer.connection.weight, layer.connection.bias)
+        ]
+        for layer in (convolution, dense)
+    )
+    membranes, fired = [np.zeros((16, 8, 8)), np.zeros(128)], [np.zeros((16, 8, 8), bool), np.zeros(128, bool)]
+    values = np.zeros(len(readout.weight))
+    for _ in range(settings.num_steps):
+        currents = np.zeros((16, 8, 8)) + bias[:, None, None]
+        for row, column, plane in np.argwhere(planes):
+            for above, left in np.ndindex(3, 3):
+                if 0 <= row - above < 8 and 0 <= column - left < 8:
+                    currents[:, row - above, column - left] += weights[:, plane, above, left]
+        for number in range(2):
+            if number:
+                currents = dense_bias + dense_weights[:, np.flatnonzero(fired[0])].sum(axis=1)
+            membranes[number][fired[number]] -= settings.threshold
+            membranes[number] += currents
+            fired[number] = membranes[number] > settings.threshold
+        values += readout.bias.detach().numpy() + readout.weight.detach().numpy()[:, fired[1]].sum(axis=1)
+    return values
+
+
+@pytest.mark.parametrize("game", ["Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders"])
+def test_minatar_is_played_by_additions_alone(game):
+    agent = load_agent(FOLDER, "dqn", f"MinAtar/{game}-v1", device="cpu")
+    policy = agent.model.policy
+    assert (policy.settings.beta, policy.settings.reset_mechanism, policy.settings.reset_delay) == (1, "subtract", True)
+    assert (policy.settings.readout, policy.settings.encoding) == ("rate", "direct")
+    env = agent.make_env(1, seed=3)
+    planes = env.reset()
+    assert planes.dtype == bool
+    for _ in range(60):
+        (action,), _ = agent.model.predict(planes, deterministic=True)
+        with th.no_grad():
+            values = policy.q_net(th.as_tensor(planes))[0].numpy()
+        added = by_additions(policy, planes[0])
+        np.testing.assert_allclose(added, values * policy.settings.num_steps, rtol=1e-4, atol=1e-4)
+        assert added.argmax() == action
+        planes, *_ = env.step(np.array([action]))

@@ -200,7 +200,7 @@ def _play(
     playing = {place: Episode(number) for place, number in enumerate(numbers) if number in wanted}
     action_space: Any = agent.model.action_space
     observations = env.reset()
-    counter = OperationCounter(decide.network)
+    counter = OperationCounter(decide.network, energy is not None and energy.boolean_spikes)
     with counter if energy is not None else contextlib.nullcontext():
         while playing:
             counter.clear()

@@ -3,6 +3,7 @@ What a decision costs, counted while it is taken: the operations of a network's 
 
 * A layer fed by real values multiplies: one multiply-accumulate for each connection, once where the input stays the same over
   the window.
+* Booleans are real values, too, or spikes if one chooses so (:attr:`Energy.boolean_spikes`): then they arrive at each step.
 * A layer fed by spikes accumulates: one synaptic operation for each spike and each of its outgoing connections, fewer at the
   border of an image, where fewer windows of the kernel see a neuron.
 * A neuron is updated at every step: a multiply-accumulate where its membrane decays, an accumulation where it does not.
@@ -15,9 +16,11 @@ from functools import partial
 from typing import Any, NamedTuple, Self
 
 import torch as th
+from stable_baselines3.common.policies import BaseModel
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_spiking.observations import is_boolean
 from sb3_spiking.policies import SpikingQNetwork
 from sb3_spiking.snn.layers import SpikingLayer
 
@@ -30,18 +33,23 @@ class Energy(NamedTuple):
 
     :param multiply_accumulate: a multiplication and an addition
     :param accumulate: an addition
+    :param boolean_spikes: whether observations that are booleans, as MinAtar's planes, are spikes: a layer adds the weights of
+        what is set, a spiking one at each step, and multiplies nothing
     """
 
     multiply_accumulate: float
     accumulate: float
+    boolean_spikes: bool = False
 
 
-#: Operations on 32-bit floating-point and integer numbers and on 8-bit ones in 45 nm: Horowitz, ISSCC 2014
+#: Operations on 32-bit floating-point and integer numbers and on 8-bit ones in 45 nm: Horowitz, ISSCC 2014. Each stands here a
+#: second time, with booleans as spikes
 ENERGIES = {
     "45nm-float32": Energy(4.6, 0.9),
     "45nm-int32": Energy(3.2, 0.1),
     "45nm-int8": Energy(0.23, 0.03),
 }
+ENERGIES |= {f"{name}-boolean-spikes": energy._replace(boolean_spikes=True) for name, energy in ENERGIES.items()}
 
 
 @dataclass
@@ -103,10 +111,14 @@ class OperationCounter:
     Counted are convolutions, linear layers and Leaky neurons, wherever the policy runs them.
 
     :param policy: spiking or not
+    :param boolean_spikes: count observations that are booleans as spikes. Those of a Dict stay real values
     """
 
-    def __init__(self, policy: nn.Module) -> None:
+    def __init__(self, policy: BaseModel, boolean_spikes: bool = False) -> None:
         self._policy = policy
+        self._sees_spikes = boolean_spikes and is_boolean(policy.observation_space)
+        networks = [module for module in policy.modules() if isinstance(module, SpikingQNetwork)]
+        self._is_direct = any(network.settings.encoding == "direct" for network in networks)
         self._layers: dict[str, LayerOperations] = {}
         self._connections: dict[tuple[str, th.Size], th.Tensor] = {}
         self._handles: list[Any] = []
@@ -159,11 +171,19 @@ class OperationCounter:
             self._connections[name, shape] = _uses(connection, tuple(shape))
         return self._connections[name, shape]
 
+    def _is_first(self, name: str) -> bool:
+        """Whether a layer is the first that runs: it sees the observation."""
+        return next(iter(self._layers), name) == name
+
     def _count_spiking(self, name: str, layer: SpikingLayer, window: th.Tensor, spikes: th.Tensor) -> LayerOperations:
         steps, samples = spikes.shape[:2]
         uses = self._outgoing(name, layer.connection, window.shape[2:]).to(window.device)
         # Dense layers may see spikes and real values side by side
         is_spikes = ((window == 0) | (window == 1)).all(dim=0)
+        if self._sees_spikes and self._is_first(name):
+            window = window.expand(steps, *window.shape[1:])
+        elif self._is_first(name) and self._is_direct:
+            is_spikes = th.zeros_like(is_spikes)
         if window.shape[0] < steps or (steps == 1 and not is_spikes.all()):
             real, events = uses.sum().expand(samples), th.zeros(samples)
         else:
@@ -181,10 +201,12 @@ class OperationCounter:
         return LayerOperations(name, neurons, steps, _parameters(layer), real, events, updates, decays, emitted)
 
     def _count_dense(self, name: str, layer: nn.Module, inputs: th.Tensor, outputs: th.Tensor) -> LayerOperations:
-        samples = len(inputs)
-        real = self._outgoing(name, layer, inputs.shape[1:]).sum().double().expand(samples)
+        samples, uses = len(inputs), self._outgoing(name, layer, inputs.shape[1:])
         nothing = th.zeros(samples, dtype=th.float64)
-        return LayerOperations(name, outputs[0].numel(), 1, _parameters(layer), real, nothing, nothing, False, nothing)
+        real, events = uses.sum().double().expand(samples), nothing
+        if self._sees_spikes and self._is_first(name):
+            real, events = nothing, (inputs.cpu() * uses).flatten(1).sum(dim=1).double()
+        return LayerOperations(name, outputs[0].numel(), 1, _parameters(layer), real, events, nothing, False, nothing)
 
     def _count_readout(
         self, name: str, linear: nn.Module, _: Any, values: th.Tensor, network: SpikingQNetwork
