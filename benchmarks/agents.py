@@ -23,10 +23,11 @@ from training import Job, TrainingList
 
 import sb3_spiking.minatar  # noqa: F401  (registers its games)
 from sb3_spiking import SpikingPolicy, without_common_mode
-from sb3_spiking.evaluation.agents import load_agent
+from sb3_spiking.evaluation.agents import Agent, load_agent
 from sb3_spiking.evaluation.comparison import evaluate, summarise
 from sb3_spiking.evaluation.episodes import PROTOCOLS
 from sb3_spiking.evaluation.table import markdown
+from sb3_spiking.observations import is_boolean
 from sb3_spiking.sharing.zoo_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +69,11 @@ python -m rl_zoo3.enjoy --algo dqn --env MinAtar/Breakout-v1 -f rl-trained-agent
 ```
 
 {table}
+
+MinAtar's planes are booleans. Above they are numbers that the first layer multiplies by its weights; a chip that takes them as
+spikes adds the weights of what is set (`--energy 45nm-float32-boolean-spikes`), a spiking network at each of its steps:
+
+{planes}
 
 {machine}
 """
@@ -124,29 +130,53 @@ def keep(jobs: TrainingList, method: str, logs: Path, folder: Path) -> list[Path
     return kept
 
 
-def play(folders: list[Path], out: Path, n_envs: int) -> str:
-    """
-    :param folders: log folders of the agents
-    :param out: folder of finished episodes
-    :param n_envs: environments in parallel
-    :return: table of all agents, Markdown
-    """
+def agents_of(folders: list[Path]) -> list[Agent]:
+    """The agents in log folders, by environment."""
     agents = []
     for folder in folders:
         for path in folder.glob("*/*/*.zip"):
             env = read_yaml(path.with_suffix("") / "args.yml")["env"]
             agents.append(load_agent(folder, path.parents[1].name, env, device="cpu"))
-    agents.sort(key=lambda agent: agent.path.stem)
+    return sorted(agents, key=lambda agent: agent.path.stem)
+
+
+def _network(agent: Agent) -> str:
+    return "spiking" if isinstance(agent.model.policy, SpikingPolicy) else "ReLU"
+
+
+def play(agents: list[Agent], out: Path, n_envs: int) -> str:
+    """
+    :param agents: who plays
+    :param out: folder of finished episodes
+    :param n_envs: environments in parallel
+    :return: table of all agents, Markdown
+    """
     episodes = evaluate(agents, PROTOCOL, out, seeds=[0], n_envs=n_envs)
     summary, _ = summarise(agents, episodes, {}, {})
     summary["algo"] = [agent.algo for agent in agents]
     summary["n_timesteps"] = [agent.model.num_timesteps for agent in agents]
-    windows = [
-        agent.model.policy.settings.num_steps if isinstance(agent.model.policy, SpikingPolicy) else None for agent in agents
-    ]
-    summary["network"] = ["ReLU" if steps is None else "spiking" for steps in windows]
-    summary["num_steps"] = windows
+    summary["network"] = [_network(agent) for agent in agents]
+    policies = [agent.model.policy for agent in agents]
+    summary["num_steps"] = [policy.settings.num_steps if isinstance(policy, SpikingPolicy) else None for policy in policies]
     return markdown(list(COLUMNS.values()), summary[list(COLUMNS)].itertuples(index=False))
+
+
+def planes(agents: list[Agent], out: Path, n_envs: int) -> str:
+    """
+    :param agents: whose observations are planes
+    :param out: folder of finished episodes
+    :param n_envs: environments in parallel
+    :return: table of what a decision costs with planes as numbers and as spikes, Markdown
+    """
+    rows = [[agent.env_id, _network(agent)] for agent in agents]
+    for energy in ("45nm-float32", "45nm-float32-boolean-spikes"):
+        episodes = evaluate(agents, PROTOCOL, out, seeds=[0], n_envs=n_envs, energy=energy)
+        summary, layers = summarise(agents, episodes, {}, {})
+        first = layers.drop_duplicates(["env", "agent"])["nanojoules"]
+        for row, numbers in zip(rows, zip(summary["nanojoules"], first, strict=True), strict=True):
+            row += numbers
+    titles = ["env_id", "network", "nJ a decision", "first layer", "planes as spikes: nJ", "first layer"]
+    return markdown(titles, rows)
 
 
 def main() -> None:
@@ -172,10 +202,12 @@ def main() -> None:
             print(folder.relative_to(ROOT))
         return
     th.set_num_threads(1)
-    table = play([ROOT / SPIKING, ROOT / RELU], args.out, args.n_envs)
-    print(table)
+    agents = agents_of([ROOT / SPIKING, ROOT / RELU])
+    table = play(agents, args.out, args.n_envs)
+    boolean = planes([agent for agent in agents if is_boolean(agent.model.observation_space)], args.out, args.n_envs)
+    print(f"{table}\n\n{boolean}")
     numbers = {"episodes": PROTOCOL.episodes, "epsilon": PROTOCOL.epsilon, "max_steps": PROTOCOL.max_steps}
-    text = HEAD.format(table=table, machine=describe(), **numbers)
+    text = HEAD.format(table=table, planes=boolean, machine=describe(), **numbers)
     (ROOT / "benchmark.md").write_text(text)
 
 

@@ -126,10 +126,10 @@ def test_a_file_of_something_else_is_left_alone(tmp_path):
 def test_summary(agent, tmp_path):
     rows = evaluate([agent], SHORT, tmp_path, seeds=[0, 10])
     assert len(rows) == 10
-    summary, layers = summarise([agent], rows, {"CartPole-v1": agent.name}, {"CartPole-v1": 10.0})
+    summary, layers = summarise([agent], rows, {"CartPole-v1": [rows["score"].mean(), 10.0]}, {"CartPole-v1": 10.0})
     (row,) = summary.to_dict("records")
     assert row["score"] == pytest.approx(rows["score"].mean())
-    assert row["relative"] == pytest.approx(100.0)
+    assert row["relative"] == pytest.approx(200.0)  # 100% is half as far above random play
     assert row["nanojoules"] == pytest.approx(4.6 * (4 * 32 + 32 * 32 + 32 * 2) / 1000)
     assert math.isnan(row["spikes"])
     assert list(layers["weight_bytes"]) == pytest.approx([640, 4224, 264])
@@ -293,6 +293,19 @@ def test_evaluate_command(relu_run):
     (row,) = pd.read_csv(relu_run / "results/summary.csv").to_dict("records")
     assert (row["episodes"], row["relative"]) == (3, pytest.approx(100.0))
     assert "nJ a decision" in result.stdout
+
+
+def test_evaluate_compares_the_runs_of_folders(relu_run, tmp_path):
+    for folder, runs in (("relu", (1, 2)), ("other", (1, 2))):
+        for run in runs:
+            shutil.copytree(relu_run / "relu/dqn/CartPole-v1_1", tmp_path / folder / f"dqn/CartPole-v1_{run}")
+    arguments = "--env CartPole-v1 -f relu other --exp-id 1 2 --episodes 2 --max-steps 20 --relative-to relu"
+    result = command("sb3_spiking", f"evaluate {arguments}", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "0% is random play, 100% the mean of relu" in result.stdout
+    (row,) = [line for line in result.stdout.splitlines() if line.startswith("| other")]
+    assert [cell.strip() for cell in row.strip("|").split("|")] == ["other", "2", "100%", "50%"]  # the same agents: ties
+    assert pd.read_csv(tmp_path / "evaluation/summary.csv")["relative"].tolist() == pytest.approx([100] * 4)
 
 
 def test_robustness_command_survives_a_kill(relu_run):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sb3_spiking.evaluation import statistics
+from sb3_spiking.evaluation.table import over_runs
 
 RANDOM = {"A": 1.0, "B": -10.0}
 RELU = {"A": [3.0, 5.0], "B": [10.0]}
@@ -62,3 +63,21 @@ def test_intervals_cover(seeds):
         low, high = statistics.interquartile(runs, reference, dict.fromkeys("ABCDE", 0.0)).interval
         covered += low <= 1 <= high
     assert covered / 200 > 0.88
+
+
+def test_a_table_of_methods_by_hand():
+    methods = {
+        "relu": {"a": [10, 20], "b": [4, 4]},
+        "spiking": {"a": [15, 15, 30], "b": [4, 4]},  # 100%, 100%, 200% and 100%, 100%
+        "other": {"a": [10]},  # without b
+    }
+    head, _, row = over_runs(methods, "relu", {"a": 0, "b": 0}).splitlines()
+    assert [cell.strip() for cell in head.strip("|").split("|")][2] == "interquartile mean, % of relu"
+    # In a 15 beats 10 and not 20, twice, and 30 both: 4 of 6; in b all are ties
+    assert [cell.strip() for cell in row.strip("|").split("|")] == ["spiking", "2 to 3", "100%", "58%"]
+    assert over_runs({"relu": methods["relu"], "other": methods["other"]}, "relu", {"a": 0, "b": 0}) == ""
+
+
+def test_a_table_has_intervals_from_five_runs_on():
+    runs = {"relu": {"a": [1.0] * 5}, "spiking": {"a": [2.0] * 5}}
+    assert " 200% (200% to 200%) | 100% (100% to 100%) |" in over_runs(runs, "relu", {"a": 0})

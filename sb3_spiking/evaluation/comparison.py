@@ -4,6 +4,7 @@ import itertools
 import math
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from sb3_spiking.evaluation.results import (
     read_evaluations,
 )
 from sb3_spiking.evaluation.scores import reference_scores, score_limits
+from sb3_spiking.evaluation.statistics import normalised
 
 SUMMARY = {
     "env": "environment",
@@ -152,13 +154,13 @@ def decisions_per_second(agent: Agent, seconds: float = 0.5) -> float:
 
 
 def summarise(
-    agents: list[Agent], episodes: pd.DataFrame, references: dict[str, str], random_scores: dict[str, float]
+    agents: list[Agent], episodes: pd.DataFrame, references: Mapping[str, Sequence[float]], random_scores: Mapping[str, float]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     :param agents: in the order of the table
     :param episodes: rows of :func:`evaluate`
-    :param references: names of the agents that scores are relative to, by environment
-    :param random_scores: of random actions, by environment, where nothing is published
+    :param references: scores of the runs that scores are relative to, by environment
+    :param random_scores: of random actions, by environment
     :return: a row for each agent, :data:`SUMMARY`, and one for each layer of each agent, :data:`LAYERS`
     """
     summary, layers = [], []
@@ -174,12 +176,8 @@ def summarise(
         published = reference_scores(agent.env_id)
         if published is not None:
             row["normalised"] = 100 * (score - published.random) / (published.human - published.random)
-        if agent.env_id in references:
-            random = random_scores[agent.env_id] if published is None else published.random
-            other = episodes[(episodes["env"] == agent.env_id) & (episodes["agent"] == references[agent.env_id])][
-                "score"
-            ].mean()
-            row["relative"] = 100 * (score - random) / (other - random)
+        for relative in normalised({agent.env_id: [score]}, references, random_scores).values():
+            row["relative"] = 100 * relative.item()
         decisions = rows["counted"].sum()
         spikes = possible = nanojoules = 0.0
         for name, each in operations_of(rows).items():

@@ -1,7 +1,10 @@
 """Tables for the terminal and for docs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from sb3_spiking.evaluation import statistics
+from sb3_spiking.evaluation.statistics import Estimate, Runs
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -22,6 +25,29 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     ]
     rule = ["-" * width if place == 0 else "-" * (width - 1) + ":" for place, width in enumerate(widths)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (aligned[0], rule, *aligned[1:]))
+
+
+def over_runs(methods: Mapping[str, Runs], reference: str, random: Mapping[str, float]) -> str:
+    """
+    :param methods: scores of each method's runs, by game
+    :param reference: method whose mean is 100%
+    :param random: score of random play, which is 0%, by game
+    :return: a Markdown table of the methods that have every game of the reference, "" without any
+    """
+    rows = []
+    for method, runs in methods.items():
+        if method != reference and set(runs) == set(methods[reference]):
+            counts = sorted({len(each) for each in runs.values()})
+            mean = statistics.interquartile(runs, methods[reference], random)
+            better = statistics.improvement(runs, methods[reference])
+            rows.append((method, " to ".join(map(str, counts)), _percent(mean), _percent(better)))
+    columns = ("", "runs a game", f"interquartile mean, % of {reference}", f"better than {reference}")
+    return markdown(columns, rows) if rows else ""
+
+
+def _percent(estimate: Estimate) -> str:
+    interval = estimate.interval
+    return f"{estimate.value:.0%}" + ("" if interval is None else f" ({interval[0]:.0%} to {interval[1]:.0%})")
 
 
 def _cell(value: Any) -> str:
