@@ -272,9 +272,10 @@ class SpikingSettings:
 
 #: Those that may differ from layer to layer
 NEURON_SETTINGS = tuple(each.name for each in fields(SpikingSettings) if each.metadata["per_layer"])
+_STAR = r" \*"  # for Sphinx
 assert SpikingSettings.__doc__ is not None
 SpikingSettings.__doc__ += "\n" + "\n".join(
-    f"    * ``{each.name}``{' *' if each.metadata['per_layer'] else ''}: {each.metadata['description']}; "
+    f"    * ``{each.name}``{_STAR if each.metadata['per_layer'] else ''}: {each.metadata['description']}; "
     f"{each.metadata['rule'].expected}; {each.default!r}"
     for each in fields(SpikingSettings)
 )
