@@ -1,6 +1,6 @@
 # What one types most, in the environment that is active; see README.md for the set-up
 
-.PHONY: train test test-slow test-lowest lint type
+.PHONY: train test test-slow test-lowest lint type docs
 
 train:
 	python -m rl_zoo3.train --algo dqn --env BreakoutNoFrameskip-v4 -f sb3_spiking -P
@@ -26,3 +26,7 @@ test-lowest:
 	.venv-lowest/bin/uv pip install --python .venv-lowest/bin/python --resolution lowest-direct \
 		--override .venv-lowest/overrides.txt -e ".[test]"
 	.venv-lowest/bin/python -m pytest -n 2
+
+# The site, into docs/_build/html: tutorials are executed, which takes minutes, and warnings are errors
+docs:
+	sphinx-build -W --keep-going -b html docs docs/_build/html

@@ -80,3 +80,11 @@ def test_silent_units_are_those_of_the_results(minatar):
     for row in rows:
         method, cells = row.strip("| ").split(" | ", 1)
         assert re.search(rf"^\| `{method}` .*\| {re.escape(cells)} \|$", text, re.MULTILINE), row
+
+
+def test_messages_of_the_questions_page_are_what_the_program_says():
+    sources = "\n".join(path.read_text() for path in (ROOT / "sb3_spiking").rglob("*.py"))
+    messages = re.findall(r'^### "(.*)"$', (ROOT / "docs/faq.md").read_text(), re.MULTILINE)
+    assert len(messages) >= 5
+    for message in messages:
+        assert message in sources, message
