@@ -1,6 +1,6 @@
 """
 Does a spiking network come alive on Breakout? Firing rates of its four layers before and after a few hundred updates, for
-the network of Liu et al. 2022 and our default for images with several surrogate gradients: a table of docs/learning.md.
+the network of Liu et al. 2022 and our default for images with several surrogate gradients: a table of docs/laboratory.md.
 
     python benchmarks/breakout_firing.py --folder logs/breakout_firing
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What docs/learning.md says of networks before and without reinforcement learning; an hour or more on one core:
+# What docs/laboratory.md says of networks before and without reinforcement learning; an hour or more on one core:
 #     sh benchmarks/diagnostics.sh
 # What each command prints is kept in benchmarks/results/diagnostics.
 set -eu

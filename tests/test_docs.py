@@ -31,12 +31,12 @@ def test_links_lead_somewhere(file):
     ("name", "file", "with_ratio"),
     [
         ("minatar_1m", "results.md", True),
-        ("classic_control", "results.md", True),
+        ("classic_control", "laboratory.md", True),
         ("cartpole_seeds", "results.md", True),
         ("control_seeds", "results.md", True),
         ("atari", "results.md", True),
-        ("minatar", "results.md", True),
-        ("minatar_variants", "learning.md", False),
+        ("minatar", "laboratory.md", True),
+        ("minatar_variants", "laboratory.md", False),
     ],
 )
 def test_tables_are_those_of_the_results(import_benchmark, name, file, with_ratio):
@@ -74,7 +74,7 @@ def test_the_readme_rounds_the_results(minatar):
 
 def test_silent_units_are_those_of_the_results(minatar):
     training, jobs = minatar
-    text = (ROOT / "docs/learning.md").read_text()
+    text = (ROOT / "docs/laboratory.md").read_text()
     rows = [row for row in training.silence(jobs).splitlines() if "schedule" in row]
     assert len(rows) == 4
     for row in rows:
