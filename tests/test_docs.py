@@ -56,20 +56,26 @@ def minatar(import_benchmark):
     return training, jobs
 
 
-def test_the_readme_rounds_the_results(minatar):
+def cells(file, pattern):
+    """Cells of the one row of a Markdown table that matches."""
+    (row,) = [line for line in (ROOT / file).read_text().splitlines() if re.match(pattern, line)]
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_the_readme_rounds_the_results(import_benchmark, minatar):
     training, jobs = minatar
-    rounded = {}
-    for row in training.table(jobs, jobs.scores()).splitlines()[2:]:
-        method, *cells = (cell.strip() for cell in row.strip("|").split("|"))
-        *means, ratio = (float(cell.split()[0].strip("%")) for cell in cells)
-        rounded[method] = [*means, ratio]
-    rows = re.findall(r"^\| (.*`.*) \|(( -?[\d.]+ \|){5}) (\d+)% \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert len(rows) == 4
-    for title, cells, _, ratio in rows:
-        shown = [*(float(cell) for cell in cells.split("|") if cell.strip()), float(ratio)]
-        method = re.findall("`([^`]+)`", title)[-1]
-        np.testing.assert_allclose(shown[:-1], rounded[method][:-1], atol=0.051, rtol=0, err_msg=title)
-        np.testing.assert_allclose(shown[-1], rounded[method][-1], atol=0.51, rtol=0, err_msg=title)
+    random = {env: jobs.random_score(env) for env in jobs.environments}
+    share, _ = training.ratio(jobs.scores(), random, "cmc-if-wide", "relu")
+    assert cells("README.md", r"\| MinAtar")[1:] == ["100%", f"{share:.0%}"]
+
+    last = training.TrainingList(ROOT / "benchmarks/cartpole_seeds.yml").scores().groupby("method")["last_mean"].mean()
+    assert cells("README.md", r"\| CartPole")[1:] == [f"{last['relu']:.0f}", f"{last['spiking']:.0f}"]
+
+    of_relu = float(cells("docs/speed.md", r"\| BreakoutNoFrameskip-v4 \| `-f sb3_spiking` \| 13%")[-1])
+    assert cells("README.md", r"\| training on Breakout")[1:] == ["100%", f"{of_relu:.0%}"]
+
+    energies = [cells("benchmark.md", rf"\| dqn .* MinAtar/Breakout-v1 \| +{name} ")[-1] for name in ("ReLU", "spiking")]
+    assert cells("README.md", r"\| a decision")[1:] == [f"{float(each):.0f} nJ" for each in energies]
 
 
 def test_silent_units_are_those_of_the_results(minatar):
