@@ -7,8 +7,8 @@ acting and updates together.
 
 CartPole and Breakout have two layers of 256 and the paper's network, an update of 32 samples every 4 steps and as many
 simulation steps as ``--num-steps`` says. The paper's network starts out silent (docs/laboratory.md); here its weights are
-scaled so that every layer fires in about a tenth of the steps on noise. The others are trained exactly as ``-f sb3_spiking`` trains
-them. The learning rate is 0, so that all of them go on firing as at the start.
+scaled so that every layer fires in about a tenth of the steps on noise. The others are trained exactly as
+``-f sb3_spiking`` trains them. The learning rate is 0, so that all of them go on firing as at the start.
 """
 
 import argparse
