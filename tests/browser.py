@@ -10,7 +10,17 @@ import time
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 # Of keys that are not what they type
-_KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Escape": 27, "Enter": 13, "Home": 36, "End": 35, "Tab": 9}
+_KEYS = {
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+    "Escape": 27,
+    "Enter": 13,
+    "Home": 36,
+    "End": 35,
+    "Tab": 9,
+}
 
 
 class Browser:
@@ -23,7 +33,9 @@ class Browser:
     def __init__(self, profile):
         to_browser, ours = os.pipe()
         theirs, from_browser = os.pipe()
-        flags = f"--headless=new --no-sandbox --disable-gpu --hide-scrollbars --remote-debugging-pipe --user-data-dir={profile}"
+        flags = (
+            f"--headless=new --no-sandbox --disable-gpu --hide-scrollbars --remote-debugging-pipe --user-data-dir={profile}"
+        )
         # The browser reads commands from file 3 and answers on file 4
         shell = f'exec "$0" {flags} about:blank 3<&{to_browser} 4>&{from_browser}'
         self._process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""One HTML file that plays recordings: no server, no network; its scripts are in ``page/``."""
+"""One HTML file that plays recordings: no server, no network; its scripts are in ``web/``."""
 
 import base64
 import html
@@ -59,7 +59,7 @@ def page(recordings: Sequence[Recording]) -> str:
 
 
 def _asset(name: str) -> str:
-    return resources.files("sb3_spiking.look").joinpath("page", name).read_text(encoding="utf-8")
+    return resources.files("sb3_spiking.look").joinpath("web", name).read_text(encoding="utf-8")
 
 
 class _Blobs:
@@ -88,7 +88,7 @@ def _numbers(values: np.ndarray, digits: int = 6) -> list[Any]:
 def _agent(recording: Recording, blobs: _Blobs) -> dict[str, Any]:
     layers = [_layer(recording, number, blobs) for number in range(len(recording.layers))]
     discrete = recording.actions.ndim == 1
-    readout = None
+    readout: dict[str, Any] | None = None
     if recording.readout and recording.layers:
         readout = {name: _numbers(array) for name, array in recording.readout.items()}
         readout["delay"] = any(layer.delay for layer in recording.layers)
@@ -158,8 +158,8 @@ def _layer(recording: Recording, number: int, blobs: _Blobs) -> dict[str, Any]:
 
 def _field(recording: Recording, number: int) -> dict[str, int] | None:
     """
-    What a neuron of a convolution sees of the image: ``size`` pixels, from ``jump`` times its place on; ``root`` is the number of
-    the layer that the image comes into. None for other layers.
+    What a neuron of a convolution sees of the image: ``size`` pixels, from ``jump`` times its place on; ``root`` is the number
+    of the layer that the image comes into. None for other layers.
     """
     layer = recording.layers[number]
     if len(layer.shape) != 3:
@@ -186,7 +186,10 @@ def _outputs(layer: Layer, blobs: _Blobs) -> dict[str, Any]:
 def _busy(layer: Layer) -> dict[str, int]:
     """How many neurons never did anything over the recording, and how many did at every step."""
     if layer.kind == "spikes":
-        always, ever = np.bitwise_and.reduce(layer.arrays["bits"], axis=(0, 1)), np.bitwise_or.reduce(layer.arrays["bits"], axis=(0, 1))
+        always, ever = (
+            np.bitwise_and.reduce(layer.arrays["bits"], axis=(0, 1)),
+            np.bitwise_or.reduce(layer.arrays["bits"], axis=(0, 1)),
+        )
         all_on, some_on = (int(np.bitwise_count(bits).sum()) for bits in (always, ever))
     else:
         on = layer.arrays[layer.kind].reshape(-1, layer.neurons) != 0
@@ -212,8 +215,8 @@ def _bits(bits: np.ndarray, shape: tuple[int, ...], blobs: _Blobs) -> dict[str, 
 
 def _values(values: np.ndarray, blobs: _Blobs, exact: bool) -> dict[str, Any]:
     """
-    Numbers in chunks of decisions, shape (D, T, \\*) or (D, \\*): in 8 bits where they are whole steps (images, planes), else in
-    32 bits, or in 16 from the lowest to the highest where that is exact enough.
+    Numbers in chunks of decisions, shape (D, T, \\*) or (D, \\*): in 8 bits where they are whole steps (images, planes), else
+    in 32 bits, or in 16 from the lowest to the highest where that is exact enough.
     """
     flat = values.reshape(len(values), -1).astype(np.float32)
     whole, scale, offset = flat.astype("<f4"), 1.0, 0.0

@@ -195,7 +195,7 @@ class Notes:
 def _layer(seen: Seen, comes_from: int | None) -> Layer:
     connection: Any = seen.connection
     stride = connection.stride[0] if isinstance(connection, nn.Conv2d) else 1
-    neuron = None
+    neuron: dict[str, Any] | None = None
     if seen.neuron is not None:
         beta, threshold = seen.neuron.constants()
         dynamics = seen.neuron.dynamics

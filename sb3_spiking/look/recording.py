@@ -51,7 +51,7 @@ class Layer:
         None for activations
     :param arrays: by name
 
-        * ``bits`` (D, T, bytes), ``activations`` (D, \\*shape) or ``membranes`` (D, T, \\*shape), which may be there beside bits
+        * ``bits`` (D, T, bytes), ``activations`` (D, \\*shape), or ``membranes`` (D, T, \\*shape), which may stand beside bits
         * ``inputs`` (D, T or 1, \\*), or ``input_bits`` (D, T, bytes) where they are spikes
         * ``weight`` and ``bias`` of its connection, ``picojoules`` (D,)
         * of a normalisation ``statistics`` (D, T or 1, 2), ``scale`` and ``shift``

@@ -1,5 +1,6 @@
 """The game as a person sees it, and what its actions are called."""
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -61,17 +62,23 @@ def is_drawn(env: VecEnv) -> bool:
         return False
 
 
-def check_drawn(env: VecEnv, name: str) -> None:
+def check_drawn(make_env: Callable[[], VecEnv], name: str) -> None:
     """
-    :param env: where it was asked for pictures
+    :param make_env: makes an environment, and asks it for pictures
     :param name: of the environment
-    :raises AgentError: if the first environment cannot be drawn
+    :raises AgentError: if it cannot be drawn
     """
-    if not is_drawn(env):
-        raise AgentError(
-            f"{name} cannot be drawn: it takes no render_mode='rgb_array'; without pictures sb3_spiking.record in Python does it"
-        )
-    frame(env)
+    try:
+        env = make_env()
+    except AgentError as error:
+        raise AgentError(f"{name} cannot be drawn: with render_mode='rgb_array', {error}") from error
+    try:
+        if not is_drawn(env):
+            raise AgentError(f"{name} cannot be drawn: it does not know render_mode='rgb_array'")
+        env.reset()
+        frame(env)
+    finally:
+        env.close()
 
 
 def frame(env: VecEnv) -> np.ndarray:

@@ -39,6 +39,7 @@ function chart(parent, { height, series, unit, digits = 3 }) {
     show(data, now) {
       state.now = now;
       drawn.setData(data);
+      drawn.setLegend({ idx: now === null ? null : data[0].indexOf(now) });
     },
     fit() {
       if (parent.isConnected && parent.clientWidth) drawn.setSize({ width: parent.clientWidth, height });

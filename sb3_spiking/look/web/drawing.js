@@ -36,17 +36,21 @@ function picture(width, height, paint) {
   return canvas;
 }
 
-// What comes into a convolution, its channels on top of each other, as a grey picture
+// What comes into a convolution, as a grey picture: where a channel differs most from what it mostly is, the background
 function observationPicture(layer, decision) {
   const [channels, height, width] = layer.inputShape, area = height * width, steps = layer.inputs.steps;
-  const sums = new Float32Array(area);
-  for (let place = 0; place < channels * area; place++) {
-    for (let step = 0; step < steps; step++) sums[place % area] += layer.inputs.at(decision, step, place);
+  const farthest = new Float32Array(area), plane = new Float32Array(area);
+  for (let channel = 0; channel < channels; channel++) {
+    for (let i = 0; i < area; i++) {
+      plane[i] = 0;
+      for (let step = 0; step < steps; step++) plane[i] += layer.inputs.at(decision, step, channel * area + i) / steps;
+    }
+    const background = plane.slice().sort()[area >> 1];
+    for (let i = 0; i < area; i++) farthest[i] = Math.max(farthest[i], Math.abs(plane[i] - background));
   }
-  const low = sums.reduce((one, other) => Math.min(one, other)), high = sums.reduce((one, other) => Math.max(one, other));
-  const ink = rgb("--text");
+  const highest = farthest.reduce((one, other) => Math.max(one, other)) || 1, ink = rgb("--text");
   return picture(width, height, (data) => {
-    for (let i = 0; i < area; i++) data.set([...ink, high > low ? (150 * (sums[i] - low)) / (high - low) : 0], 4 * i);
+    for (let i = 0; i < area; i++) data.set([...ink, 150 * Math.sqrt(farthest[i] / highest)], 4 * i);
   });
 }
 

@@ -55,7 +55,6 @@ class Agent {
     const stack = element("div", { className: "stack outside" });
     this.game = element("canvas", { className: "game" });
     this.facts = element("div", { className: "facts" });
-    this.gameNote = element("span", {});
     stack.append(this.card("What it plays", {}, [...(this.frames ? [this.game] : []), this.facts]));
     if (this.qValues[0].length) {
       this.rows = this.actionNames.map((name) => {
@@ -69,11 +68,6 @@ class Agent {
       this.qChart = element("div", {});
       const values = element("div", { className: "values" }, this.rows.map(({ row }) => row));
       stack.append(this.card("Q-values", { textContent: "chosen in bold" }, [values, this.why, this.qChart]));
-    }
-    if (this.layers.length) {
-      this.rateChart = element("div", {});
-      const what = this.layers.some((layer) => layer.kind === "spikes") ? "Firing rates" : "Shares of active units";
-      stack.append(this.card(what, { textContent: "% by decision" }, [this.rateChart]));
     }
     return stack;
   }
@@ -97,6 +91,11 @@ class Agent {
       this.listen(panel);
       return panel;
     });
+    if (this.layers.length) {
+      this.rateChart = element("div", {});
+      const what = this.layers.some((layer) => layer.kind === "spikes") ? "Firing rates" : "Shares of active units";
+      stack.append(this.card(what, { textContent: "% by decision" }, [this.rateChart]));
+    }
     return stack;
   }
 
