@@ -100,7 +100,7 @@ class Agent {
   }
 
   habits(layer) {
-    const share = (count) => `${Math.round((100 * count) / layer.neurons)}%`;
+    const share = (count) => (200 * count < layer.neurons ? "<1%" : `${Math.round((100 * count) / layer.neurons)}%`);
     const silent = layer.silent ? ` · ${share(layer.silent)} ${layer.kind === "spikes" ? "silent" : "never active"}` : "";
     return silent + (layer.always && layer.kind === "spikes" ? ` · ${share(layer.always)} saturated` : "");
   }

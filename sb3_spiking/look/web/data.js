@@ -64,6 +64,9 @@ class Chunks {
   }
 }
 
+// How many bits of a byte are set
+const ONES = Uint8Array.from({ length: 256 }, (_, byte) => byte.toString(2).replaceAll("0", "").length);
+
 // Spikes: a bit for each step, neuron by neuron
 class Spikes extends Chunks {
   constructor(about, neurons, arrived) {
@@ -85,6 +88,15 @@ class Spikes extends Chunks {
     const place = this.place(decision);
     const first = ((decision - place * this.about.together) * this.neurons + neuron) * this.each;
     return (this.chunks.get(place)[first + (step >> 3)] >> (step & 7)) & 1;
+  }
+
+  // Spikes of a neuron from the first step of a decision up to another
+  count(decision, step, neuron) {
+    const place = this.place(decision), bytes = this.chunks.get(place);
+    const first = ((decision - place * this.about.together) * this.neurons + neuron) * this.each, whole = step >> 3;
+    let sum = ONES[bytes[first + whole] & ((2 << (step & 7)) - 1)];
+    for (let i = 0; i < whole; i++) sum += ONES[bytes[first + i]];
+    return sum;
   }
 }
 
@@ -134,11 +146,9 @@ class Layer {
     return this.inputs.at(decision, this.isConstant ? 0 : seen, place);
   }
 
-  // Outputs so far in the window, up to a step
+  // Spikes so far in the window, up to a step; of a layer that does not spike its activation
   count(decision, step, neuron) {
-    let sum = 0;
-    for (let i = 0; i <= step; i++) sum += this.outputs.at(decision, i, neuron);
-    return sum;
+    return this.kind === "spikes" ? this.outputs.count(decision, step, neuron) : this.outputs.at(decision, step, neuron);
   }
 
   async weights() {

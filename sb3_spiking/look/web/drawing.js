@@ -56,7 +56,7 @@ function observationPicture(layer, decision) {
 
 // How strongly a neuron is drawn: what fires now fully, what fired before in this window by its rate
 function strength(layer, decision, step, neuron) {
-  if (layer.kind !== "spikes") return Math.max(0, layer.outputs.at(decision, step, neuron) / (layer.outputs.highest || 1));
+  if (layer.kind !== "spikes") return Math.sqrt(Math.max(0, layer.outputs.at(decision, step, neuron) / (layer.outputs.highest || 1)));
   if (layer.outputs.at(decision, step, neuron)) return 1;
   return (0.5 * layer.count(decision, step, neuron)) / (step + 1);
 }

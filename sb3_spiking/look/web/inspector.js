@@ -61,7 +61,7 @@ const inspector = {
     if (this.inputShape()) parts.push(element("canvas", { id: "given" }));
     parts.push(element("div", { className: "drivers", id: "drivers" }));
     if (this.inputShape()) {
-      parts.push(element("p", { className: "quiet", textContent: "orange: towards a spike; blue: against it" }));
+      parts.push(element("p", { className: "quiet", textContent: "orange: drives it; blue: holds it back" }));
     }
     return parts;
   },
