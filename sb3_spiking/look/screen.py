@@ -1,5 +1,6 @@
 """The game as a person sees it, and what its actions are called."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -88,7 +89,9 @@ def frame(env: VecEnv) -> np.ndarray:
     :raises AgentError: if it cannot be drawn
     """
     try:
-        picture = np.asarray(env.env_method("render", indices=0)[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Gymnasium would have whole numbers of MinAtar, and frames a second
+            picture = np.asarray(env.env_method("render", indices=0)[0])
         if picture.ndim != 3 or picture.shape[2] != 3:
             raise ValueError(f"it gives an array of shape {picture.shape}, expected (H, W, 3)")
     except Exception as error:  # whatever an environment says

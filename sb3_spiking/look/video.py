@@ -17,7 +17,7 @@ from sb3_spiking.look.recording import Recording
 # Pixels of a film; encoders want even numbers
 _WIDTH, _HEIGHT_OF_ONE = 1280, 560
 _GROUND = "#101419"
-_GIF_WIDTH, _GIF_COLORS = 720, 64
+_GIF_WIDTH, _GIF_COLORS, _GIF_SAMPLES = 720, 96, 8
 
 
 def frames(recordings: Sequence[Recording], on_step: Callable[[], Any] | None = None) -> Iterator[np.ndarray]:
@@ -80,12 +80,15 @@ def write_gif(
     :param fps: decisions a second
     :param on_step: called after each decision
     """
-    images: list[Image.Image] = []
+    small = []
     for frame in frames(recordings, on_step):
         image = Image.fromarray(frame)
-        image = image.resize((_GIF_WIDTH, round(_GIF_WIDTH * image.height / image.width)), Image.Resampling.LANCZOS)
-        # One palette for all: pixels that stay the same cost nothing
-        images.append(image.quantize(_GIF_COLORS, dither=Image.Dither.NONE, palette=images[0] if images else None))
+        small.append(image.resize((_GIF_WIDTH, round(_GIF_WIDTH * image.height / image.width)), Image.Resampling.LANCZOS))
+    # One palette for all, of a few of them: pixels that stay the same cost nothing
+    few = small[:: -(-len(small) // _GIF_SAMPLES)]
+    together = Image.fromarray(np.concatenate([np.asarray(image) for image in few]))
+    palette = together.quantize(_GIF_COLORS, method=Image.Quantize.MAXCOVERAGE)
+    images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in small]
     with draft_of(Path(path)) as draft:
         film = {"save_all": True, "append_images": images[1:], "duration": round(1000 / fps), "loop": 0}
         images[0].save(draft, "gif", **film)

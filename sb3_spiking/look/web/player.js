@@ -16,8 +16,10 @@ const player = {
     this.decisions = Math.max(...this.agents.map((agent) => agent.decisions));
     byId("time").max = this.decisions * this.steps - 1;
     this.listen();
-    this.go(0);
-    this.play(!matchMedia("(prefers-reduced-motion: reduce)").matches);
+    // page.html#60 is decision 60, stopped
+    const linked = parseInt(location.hash.slice(1), 10);
+    this.go(linked >= 0 ? (linked + 1) * this.steps - 1 : 0);
+    this.play(!(linked >= 0) && !matchMedia("(prefers-reduced-motion: reduce)").matches);
   },
 
   get decision() {
