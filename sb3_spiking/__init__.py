@@ -6,6 +6,9 @@ from typing import Any
 from sb3_spiking.common_mode import without_common_mode
 from sb3_spiking.errors import AgentError
 from sb3_spiking.extractors import SpikingCombinedExtractor, SpikingMLP, SpikingNatureCNN
+from sb3_spiking.look.callback import LookCallback
+from sb3_spiking.look.record import record
+from sb3_spiking.look.recording import Recording
 from sb3_spiking.policies import SpikingPolicy, SpikingQNetwork
 from sb3_spiking.relu import ReluExtractor
 from sb3_spiking.settings import PRESETS, SpikingSettings
@@ -28,6 +31,8 @@ __all__ = [
     "Checkpoint",
     "FrameStackReplayBuffer",
     "Leaky",
+    "LookCallback",
+    "Recording",
     "ReluExtractor",
     "SlopeSchedule",
     "SpikeMonitor",
@@ -40,6 +45,7 @@ __all__ = [
     "load",
     "load_from_hub",
     "push_to_hub",
+    "record",
     "restore",
     "save",
     "without_common_mode",

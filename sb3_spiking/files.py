@@ -29,14 +29,28 @@ def replaced(folder: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def draft_of(path: Path) -> Iterator[Path]:
+    """
+    Gives a name to write a file under, which takes the place of ``path`` when it is written; if it is not, nothing of it
+    stays.
+
+    :param path: of a file that may be there
+    """
+    draft = path.with_name(f".{path.name}")
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file at once: whoever reads it sees the one before or the new one, whole."""
-    draft = path.with_name(f".{path.name}")
-    with draft.open("wb") as file:
+    with draft_of(path) as draft, draft.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(path)
     # The name is written when the folder is. Windows and some network mounts cannot do that: the file is replaced all the same
     with contextlib.suppress(OSError):
         handle = os.open(path.parent, os.O_RDONLY)

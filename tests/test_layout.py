@@ -18,7 +18,7 @@ FLOORS = (
     ("sharing",),
     ("training",),
     ("evaluation",),
-    ("conversion", "hub"),
+    ("conversion", "hub", "look"),
     ("zoo",),
     ("liu2022", "minatar"),  # names that RL Zoo takes
     ("commands",),

@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -33,38 +32,6 @@ def test_each_loads_without_unpickling_and_decides(path):
     assert agent.model.num_timesteps in evaluations["timesteps"]
     for name in ("args.yml", "config.yml", "command.txt"):
         assert (path.with_suffix("") / name).read_text()
-
-
-@pytest.mark.parametrize(
-    ("env", "screen", "convolution", "units", "actions"),
-    [
-        ("MinAtar/Breakout-v1", (10, 10, 3), (16, 8, 8), 128, ["no-op", "left", "right"]),
-        (
-            "PongNoFrameskip-v4",
-            (210, 160, 3),
-            (16, 13, 13),
-            256,
-            ["noop", "fire", "right", "left", "rightfire", "leftfire"],
-        ),
-    ],
-)
-def test_the_picture_shows_what_the_network_does(import_benchmark, tmp_path, env, screen, convolution, units, actions):
-    spike_picture = import_benchmark("spike_picture")
-    agent = load_agent(FOLDER, "dqn", env, device="cpu")
-    seen = spike_picture.watch(env, 3, 2, seed=0)
-    assert {name: each.shape for name, each in seen.items()} == {
-        "screens": (2, *screen),
-        "convolution": (2, 4, *convolution),
-        "dense": (2, 4, units),
-        "values": (2, len(actions)),
-    }
-    assert 0 <= seen["screens"].min() < 0.5 < seen["screens"].max() <= 1
-    assert spike_picture.action_names(gym.make(env).unwrapped) == actions
-    # The Q-values are those of the spikes that it shows
-    rates = th.as_tensor(seen["dense"]).mean(dim=1)
-    np.testing.assert_allclose(agent.model.policy.q_net.q_net(rates).detach().numpy(), seen["values"], rtol=1e-4)
-    spike_picture.draw(seen, actions, tmp_path / "spikes.png")
-    assert (tmp_path / "spikes.png").stat().st_size > 10_000
 
 
 def test_cartpole_is_solved():

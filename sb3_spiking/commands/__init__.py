@@ -16,6 +16,7 @@ from sb3_spiking.errors import AgentError
 #: Commands of our own, each a module in here, and what they do
 COMMANDS = {
     "evaluate": "scores, firing rates and energy of trained agents, side by side",
+    "look": "a page and a video of agents at play: what fires, and why they act",
     "robustness": "scores of agents whose weights are rounded, or that see only a part",
     "convert": "a trained ReLU agent becomes a spiking one",
     "resume": "a training goes on from its checkpoint",

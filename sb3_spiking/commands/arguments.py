@@ -50,12 +50,13 @@ def seed(text: str) -> int:
     return _number(text, int, 0, _LARGEST_SEED, f"0 to {_LARGEST_SEED}")
 
 
-def add_agent_arguments(parser: argparse.ArgumentParser, several: bool) -> None:
+def add_agent_arguments(parser: argparse.ArgumentParser, several: bool, parallel: bool = True) -> None:
     """
     RL Zoo's options that name a trained agent.
 
     :param parser: to add them to
     :param several: whether to take several environments, folders and runs
+    :param parallel: whether environments run side by side
     """
     nargs: dict[str, Any] = {"nargs": "+"} if several else {}
 
@@ -74,6 +75,8 @@ def add_agent_arguments(parser: argparse.ArgumentParser, several: bool) -> None:
     parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")
     parser.add_argument("--device", default="auto", help="PyTorch device")
     parser.add_argument("--num-threads", type=int, default=-1, help="threads for PyTorch (-1: its default)")
+    if not parallel:
+        return
     parser.add_argument("--n-envs", type=at_least(1), default=8, help="environments in parallel")
     parser.add_argument("--vec-env", choices=["dummy", "subproc"], default="dummy", help="VecEnv type")
 

@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_spiking.errors import AgentError
 from sb3_spiking.evaluation.agents import Agent
+from sb3_spiking.evaluation.decisions import Decider
 from sb3_spiking.evaluation.operations import Energy, LayerOperations, OperationCounter
-from sb3_spiking.policies import SpikingQNetwork
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,16 @@ PROTOCOLS = {
 
 # Seeds share no game up to this number of episodes
 _EPISODES_OF_A_SEED = 1_000_000
+
+
+def seed_of(seed: int, number: int) -> int:
+    """The seed of an episode's environment."""
+    return _EPISODES_OF_A_SEED * seed + number
+
+
+def exploration_of(seed: int, number: int) -> np.random.Generator:
+    """What an episode's random actions are drawn from."""
+    return np.random.default_rng([seed, number])
 
 
 @dataclass
@@ -97,29 +105,12 @@ class Episode:
     operations: dict[str, Operations] = field(default_factory=dict)
 
 
-class _Decider:
-    """Greedy actions of a policy and what they are based on."""
-
-    def __init__(self, agent: Agent, protocol: Protocol) -> None:
-        self.policy = agent.model.policy
-        # Where RL Zoo evaluates with random actions, policies other than DQN's draw them from their distribution
-        self.deterministic = protocol.epsilon is not None or not agent.is_stochastic
-        self.policy.set_training_mode(False)
-        self.network = self.policy.q_net if isinstance(self.policy, DQNPolicy) else self.policy
-
-    def __call__(self, observations: Any) -> tuple[np.ndarray, np.ndarray | None]:
-        """Greedy actions (B, \\*) and Q-values (B, A), None for a policy without."""
-        if not isinstance(self.policy, DQNPolicy):
-            return self.policy.predict(observations, deterministic=self.deterministic)[0], None
-        inputs, _ = self.policy.obs_to_tensor(observations)
-        with th.no_grad():
-            if isinstance(self.network, SpikingQNetwork):
-                values = self.network.spiking_values(inputs)
-                actions, values = values.argmax(dim=1), self.network.compensated(values, inputs)
-            else:
-                values = self.policy.q_net(inputs)
-                actions = values.argmax(dim=1)
-        return actions.cpu().numpy(), values.cpu().numpy()
+def decider(agent: Agent, protocol: Protocol) -> Decider:
+    """
+    :return: greedy decisions of the agent. Where RL Zoo evaluates with random actions, policies other than DQN's draw them
+        from their distribution
+    """
+    return Decider(agent.model.policy, deterministic=protocol.epsilon is not None or not agent.is_stochastic)
 
 
 def exploration(agent: Agent, protocol: Protocol) -> float:
@@ -166,15 +157,13 @@ def run_episodes(
     """
     left = sorted(numbers)
     epsilon = exploration(agent, protocol)
-    decide = _Decider(agent, protocol)
+    decide = decider(agent, protocol)
     while left:
         first = left[0]
         wanted = {number for number in left if number < first + n_envs}
         count = max(wanted) - first + 1
         together = subprocesses and count > 1
-        env = agent.make_env(
-            count, _EPISODES_OF_A_SEED * seed + first, whole_games=protocol.whole_games, subprocesses=together
-        )
+        env = agent.make_env(count, seed_of(seed, first), whole_games=protocol.whole_games, subprocesses=together)
         try:
             episodes = range(first, first + count)
             yield from _play(agent, protocol, epsilon, decide, env, episodes, wanted, seed, energy, on_step)
@@ -187,7 +176,7 @@ def _play(
     agent: Agent,
     protocol: Protocol,
     epsilon: float,
-    decide: _Decider,
+    decide: Decider,
     env: VecEnv,
     numbers: range,
     wanted: set[int],
@@ -196,7 +185,7 @@ def _play(
     on_step: Callable[[], Any] | None,
 ) -> Iterator[Episode]:
     """One episode in each environment."""
-    generators = [np.random.default_rng([seed, number]) for number in numbers]
+    generators = [exploration_of(seed, number) for number in numbers]
     playing = {place: Episode(number) for place, number in enumerate(numbers) if number in wanted}
     action_space: Any = agent.model.action_space
     observations = env.reset()

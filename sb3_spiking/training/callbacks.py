@@ -1,10 +1,12 @@
 """SB3 callbacks: what spikes and what does not, and a surrogate that changes while the network learns."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Figure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -13,6 +15,8 @@ from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_spiking.snn.neurons import Leaky
 from sb3_spiking.snn.surrogates import Surrogate
+
+_OBSERVATIONS_IN_A_FIGURE = 8
 
 
 class SpikeCounts(NamedTuple):
@@ -35,12 +39,35 @@ def spike_counts(policy: BasePolicy, observations: PyTorchObs) -> list[SpikeCoun
     """
     layers: dict[Leaky, SpikeCounts] = {}
 
-    def count(neuron: Leaky, inputs: Any, spikes: th.Tensor) -> None:
+    def count(neuron: Leaky, spikes: th.Tensor) -> None:
         # A layer may see the batch in parts
         earlier = layers.get(neuron, SpikeCounts(th.zeros((), device=spikes.device), 0))
         layers[neuron] = SpikeCounts(earlier.counts + spikes.sum(dim=(0, 1)), earlier.steps + spikes.shape[:2].numel())
 
-    hooks = [module.register_forward_hook(count) for module in policy.modules() if isinstance(module, Leaky)]
+    _decide(policy, observations, count)
+    return list(layers.values())
+
+
+def spike_windows(policy: BasePolicy, observations: PyTorchObs) -> list[th.Tensor]:
+    """
+    :param policy: a policy with spiking layers
+    :param observations: a few, shape (B, \\*)
+    :return: the spikes of each layer that fires in choosing an action, shapes (T, B, neurons)
+    """
+    layers: dict[Leaky, th.Tensor] = {}
+
+    def keep(neuron: Leaky, spikes: th.Tensor) -> None:
+        parts = [layers[neuron]] if neuron in layers else []
+        layers[neuron] = th.cat([*parts, spikes.flatten(2)], dim=1)
+
+    _decide(policy, observations, keep)
+    return list(layers.values())
+
+
+def _decide(policy: BasePolicy, observations: PyTorchObs, see: Callable[[Leaky, th.Tensor], None]) -> None:
+    """Choose actions while someone sees what neurons fire, and leave the random generators as they are."""
+    neurons = [module for module in policy.modules() if isinstance(module, Leaky)]
+    hooks = [neuron.register_forward_hook(lambda neuron, _, spikes: see(neuron, spikes)) for neuron in neurons]
     devices = [policy.device] if policy.device.type == "cuda" else []
     try:
         with th.no_grad(), th.random.fork_rng(devices):
@@ -48,7 +75,6 @@ def spike_counts(policy: BasePolicy, observations: PyTorchObs) -> list[SpikeCoun
     finally:
         for hook in hooks:
             hook.remove()
-    return list(layers.values())
 
 
 class SpikeMonitor(BaseCallback):
@@ -59,6 +85,9 @@ class SpikeMonitor(BaseCallback):
     * ``silent_neurons/layer_i``: share of the neurons without any spike;
     * ``saturated_neurons/layer_i``: share of the neurons with a spike at every step.
 
+    With ``figure_freq`` it also logs figures, which TensorBoard and wandb show: ``spikes/layer_i``, a raster of a few of the
+    observations beside a histogram of the neurons' firing rates over the batch.
+
     A layer that is silent for ``patience`` batches in a row gets one warning, after the updates that a network may take to
     wake up: that of Liu et al. 2022 is silent before the first one. The batch is drawn without touching the random
     generators of the training, so that a run is the same with and without this callback.
@@ -67,25 +96,34 @@ class SpikeMonitor(BaseCallback):
     :param batch_size: observations in a batch
     :param patience: batches without any spike before the warning
     :param min_updates: updates of an off-policy algorithm before a batch counts
+    :param figure_freq: calls of ``env.step()`` between two batches with figures, at least; None for no figures
     :param verbose: as of every callback
     """
 
     def __init__(
-        self, log_freq: int = 1000, batch_size: int = 32, patience: int = 10, min_updates: int = 5000, verbose: int = 0
+        self,
+        log_freq: int = 1000,
+        batch_size: int = 32,
+        patience: int = 10,
+        min_updates: int = 5000,
+        verbose: int = 0,
+        figure_freq: int | None = None,
     ) -> None:
         super().__init__(verbose)
-        for name, value in (("log_freq", log_freq), ("batch_size", batch_size), ("patience", patience)):
-            if value < 1:
+        counts = {"log_freq": log_freq, "batch_size": batch_size, "patience": patience, "figure_freq": figure_freq}
+        for name, value in counts.items():
+            if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: expected a whole number of at least 1")
         self.log_freq = log_freq
         self.batch_size = batch_size
         self.patience = patience
         self.min_updates = min_updates
+        self.figure_freq = figure_freq
 
     def _init_callback(self) -> None:
         if not any(isinstance(module, Leaky) for module in self.model.policy.modules()):
             raise ValueError(f"SpikeMonitor: there is no spiking layer in {type(self.model.policy).__name__}")
-        self._last_logged = 0
+        self._last_logged = self._last_drawn = 0
         self._silent_batches: dict[str, int] = {}
 
     def _on_step(self) -> bool:
@@ -94,7 +132,12 @@ class SpikeMonitor(BaseCallback):
     def _on_rollout_end(self) -> None:
         if self.n_calls - self._last_logged >= self.log_freq:
             self._last_logged = self.n_calls
-            self._log(spike_counts(self.model.policy, self._observations()))
+            observations = self._observations()
+            layers = spike_counts(self.model.policy, observations)
+            self._log(layers)
+            if self.figure_freq is not None and self.n_calls - self._last_drawn >= self.figure_freq:
+                self._last_drawn = self.n_calls
+                self._draw(layers, observations)
 
     def _observations(self) -> PyTorchObs:
         """A batch of stored observations, shape (B, \\*)."""
@@ -127,6 +170,18 @@ class SpikeMonitor(BaseCallback):
                     "behind it sees nothing of the input. Larger currents (policy_kwargs: input_scale), "
                     "normalization='potential' or a shallower surrogate (slope) wake it up."
                 )
+
+    def _draw(self, layers: list[SpikeCounts], observations: PyTorchObs) -> None:
+        from sb3_spiking.training.figures import spike_figure  # brings matplotlib
+
+        few = slice(_OBSERVATIONS_IN_A_FIGURE)
+        some = {key: part[few] for key, part in observations.items()} if isinstance(observations, dict) else observations[few]
+        windows = spike_windows(self.model.policy, some)
+        for number, ((counts, steps), window) in enumerate(zip(layers, windows, strict=True), start=1):
+            name = f"layer_{number}"
+            figure = spike_figure(window.cpu().numpy(), counts.flatten().cpu().numpy() / steps, name)
+            # The terminal and tables have no place for it
+            self.logger.record(f"spikes/{name}", Figure(figure, close=True), exclude=("stdout", "log", "json", "csv"))
 
 
 class SlopeSchedule(BaseCallback):

@@ -67,7 +67,7 @@ class Checkpoint(BaseCallback):
     def _init_callback(self) -> None:
         _check_model(self.model)
         if self.folder is None:
-            self.folder = _run_folder(self.training_env) / FOLDER
+            self.folder = run_folder(self.training_env, "Checkpoint") / FOLDER
         self._last_saved = self._last_step = self.model.num_timesteps
         # States of the environments' random generators after the last step and after the one before
         self._env_states = self._earlier_env_states = _env_states(self.training_env)
@@ -267,13 +267,19 @@ def _restore_environment(model: BaseAlgorithm, manifest: dict[str, Any]) -> None
         )
 
 
-def _run_folder(env: Any) -> Path:
+def run_folder(env: Any, what: str) -> Path:
+    """
+    :param env: of a training
+    :param what: wants to know it
+    :return: the folder of its monitor files, in RL Zoo the run's
+    :raises ValueError: if there is none
+    """
     try:
         writers: list[Any] = env.get_attr("results_writer") if isinstance(env.unwrapped, DummyVecEnv) else [None]
         return Path(writers[0].file_handler.name).parent
     except AttributeError as error:
         raise ValueError(
-            "Checkpoint: folder=None takes the folder of the monitor files, and there are none that it can see; "
+            f"{what}: folder=None takes the folder of the monitor files, and there are none that it can see; "
             "expected folder='...'"
         ) from error
 

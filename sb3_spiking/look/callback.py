@@ -1,0 +1,111 @@
+"""Pages and videos of a network that learns."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_spiking.evaluation.decisions import Decider, network_of
+from sb3_spiking.look import screen
+from sb3_spiking.look.record import Notes, Watch
+from sb3_spiking.training.checkpoint import run_folder
+
+_OUTPUTS = ("page", "video", "recording")
+
+
+class LookCallback(BaseCallback):
+    """
+    Looks over the shoulder of an agent while it learns: every so many steps it records the decisions that come next in the
+    first environment, as they are taken, and writes them down. The training is the same with and without it. The game is in it
+    where the environment gives pictures (``render_mode="rgb_array"``).
+
+    :param every: environment steps between the beginnings of two recordings, at least
+    :param decisions: of a recording; the end of an episode ends it
+    :param outputs: of ``"page"``, ``"video"`` and ``"recording"``
+    :param folder: of the files, ``look-STEPS.html`` and the like; None makes a folder ``look`` beside the monitor files, in RL
+        Zoo's run
+    :param verbose: as of every callback; 1 says when one is written
+    :raises ValueError: for wrong numbers, or an algorithm without discrete actions
+    """
+
+    def __init__(
+        self,
+        every: int = 50_000,
+        decisions: int = 200,
+        outputs: Sequence[str] = ("page",),
+        folder: str | Path | None = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        for name, value in (("every", every), ("decisions", decisions)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
+        if isinstance(outputs, str) or not outputs or not set(outputs) <= set(_OUTPUTS):
+            raise ValueError(f"outputs={outputs!r}: expected a list of {', '.join(map(repr, _OUTPUTS))}")
+        self.every, self.decisions, self.outputs = every, decisions, tuple(outputs)
+        self.folder = None if folder is None else Path(folder)
+
+    def _init_callback(self) -> None:
+        if not isinstance(self.model.action_space, gym.spaces.Discrete):
+            raise ValueError(f"LookCallback: expected discrete actions, the agent's are {self.model.action_space}")
+        if self.folder is None:
+            self.folder = run_folder(self.training_env, "LookCallback") / "look"
+        self._begins = self.model.num_timesteps
+        self._notes: Notes | None = None
+        self._drawn = screen.is_drawn(self.training_env)
+        self._picture: np.ndarray | None = None
+
+    def _on_step(self) -> bool:
+        if self._notes is not None:
+            self._note(self._notes)
+        if self._notes is None and self.num_timesteps >= self._begins:
+            self._begins, self._first = self.num_timesteps + self.every, self.num_timesteps
+            self._notes = Notes(f"after {self._first} steps", self.training_env, network_of(self.model.policy))
+        if self._notes is not None and self._drawn:
+            self._picture = screen.frame(self.training_env)  # of the next decision
+        return True
+
+    def _on_training_end(self) -> None:
+        if self._notes is not None and len(self._notes):
+            self._write(over=False)
+
+    def _note(self, notes: Notes) -> None:
+        """The decision that was just taken, from the observation that it was taken on."""
+        seen: Any = self.model._last_obs
+        observation = {key: part[:1] for key, part in seen.items()} if isinstance(seen, dict) else seen[:1]
+        training = self.model.policy.training
+        decide = Decider(self.model.policy)
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        with Watch(decide.network, notes.energy) as watch, th.random.fork_rng(devices):
+            actions, values = decide(observation)
+        self.model.policy.set_training_mode(training)
+        notes.decided(observation, self._picture, values, watch)
+        action = np.asarray(self.locals["actions"][0])
+        info = self.locals["infos"][0]
+        notes.acted(action, bool(action != actions[0]), float(self.locals["rewards"][0]), info.get("lives", -1))
+        over = bool(self.locals["dones"][0])
+        if over or len(notes) == self.decisions:
+            self._write(over)
+
+    def _write(self, over: bool) -> None:
+        assert self._notes is not None
+        assert self.folder is not None
+        recording, self._notes = self._notes.recording(over), None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"look-{self._first}"
+        if "page" in self.outputs:
+            from sb3_spiking.look.page import write_page
+
+            write_page([recording], path.with_suffix(".html"))
+        if "video" in self.outputs:
+            from sb3_spiking.look.video import write_video
+
+            write_video([recording], path.with_suffix(".mp4"))
+        if "recording" in self.outputs:
+            recording.save(path.with_suffix(".npz"))
+        if self.verbose:
+            print(f"{path}: {', '.join(self.outputs)} of {recording.decisions} decisions")
