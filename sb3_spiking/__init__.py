@@ -20,7 +20,7 @@ from sb3_spiking.training.callbacks import SlopeSchedule, SpikeMonitor
 from sb3_spiking.training.checkpoint import Checkpoint, restore
 from sb3_spiking.training.replay import FrameStackReplayBuffer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Agents that were saved before the module had its place in training/ name it so
 sys.modules[f"{__name__}.replay"] = replay
