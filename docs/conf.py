@@ -31,7 +31,7 @@ suppress_warnings = ["myst.header"]
 # Tutorials are executed where they or the cache do not have their output yet
 nb_execution_mode = os.environ.get("TUTORIALS", "cache")  # "off" leaves their output out
 nb_execution_raise_on_error = True
-nb_execution_timeout = 600
+nb_execution_timeout = 1800
 nb_merge_streams = True
 
 autodoc_member_order = "bysource"
