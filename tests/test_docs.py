@@ -9,7 +9,8 @@ import pytest
 import sb3_spiking.minatar  # noqa: F401  (registers its games)
 from sb3_spiking.evaluation.agents import load_agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS, decider, exploration_of, seed_of
-from sb3_spiking.look.record import Notes, play
+from sb3_spiking.look.notes import Notes
+from sb3_spiking.look.record import play
 
 ROOT = Path(__file__).parents[1]
 DOCS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]

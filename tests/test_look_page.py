@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import torch as th
 from browser import CHROMIUM, Browser
 from small_agents import ENVIRONMENTS, make_model
-from test_trained_agents import FOLDER, RELU
+from stable_baselines3 import DQN
+from test_trained_agents import FOLDER, RELU, ZIPS
 
 import sb3_spiking.minatar  # noqa: F401  (registers its games)
-from sb3_spiking import record
+from sb3_spiking import SpikingPolicy, record
 from sb3_spiking.evaluation.agents import load_agent
 from sb3_spiking.look.page import page, write_page
 
@@ -467,3 +469,27 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
 
 def test_the_page_is_the_same_every_time():
     assert page([small("dict")]) == page([small("dict")])
+
+
+@pytest.mark.slow
+def test_pages_are_small(tmp_path):
+    # 300 decisions of every agent of the repository
+    for path in ZIPS:
+        recording = of_repository(path.parents[2], path.stem.replace("MinAtar-", "MinAtar/"), 300)
+        write_page([recording], tmp_path / "page.html")
+        assert (tmp_path / "page.html").stat().st_size < 5e6, path
+    # The paper's network, where a tenth to a third of its neurons fire
+    agent = load_agent(FOLDER, "dqn", "BreakoutNoFrameskip-v4", device="cpu")
+    agent.hyperparams["env_wrapper"] = ["stable_baselines3.common.atari_wrappers.AtariWrapper"]
+    agent.env_kwargs["render_mode"] = "rgb_array"
+    env = agent.make_env(1, 1, whole_games=True)
+    model = DQN(SpikingPolicy, env, policy_kwargs={"preset": "liu2022"}, buffer_size=10, seed=0)
+    body = model.q_net.features_extractor
+    with th.no_grad():
+        for layer, scale in zip((*body.conv, *body.dense), (11.0, 18.5, 20.0, 22.0), strict=True):
+            layer.connection.weight *= scale
+    recording = record(model, env, 300, epsilon=0.3)
+    assert recording.decisions == 300
+    assert min(layer.rates().mean() for layer in recording.layers) > 0.08
+    write_page([recording], tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size < 30e6

@@ -20,8 +20,9 @@ from sb3_spiking.evaluation.agents import Agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS, Protocol, decider, exploration, exploration_of, seed_of
 from sb3_spiking.evaluation.operations import ENERGIES, Energy
 from sb3_spiking.look import screen
+from sb3_spiking.look.notes import ALL, Notes
 from sb3_spiking.look.page import write_page
-from sb3_spiking.look.record import ALL, Notes, play
+from sb3_spiking.look.record import play
 from sb3_spiking.look.recording import Recording
 from sb3_spiking.look.still import write_still
 from sb3_spiking.look.video import write_gif, write_video

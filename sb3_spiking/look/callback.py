@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_spiking.evaluation.decisions import Decider, network_of
 from sb3_spiking.look import screen
-from sb3_spiking.look.record import Notes, Watch
+from sb3_spiking.look.notes import Notes, Watch
 from sb3_spiking.training.checkpoint import run_folder
 
 _OUTPUTS = ("page", "video", "recording")
