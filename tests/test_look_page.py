@@ -441,7 +441,7 @@ def test_answers_at_once(opened):
           return performance.now() - start;
         }})()""")
         )
-    assert min(times) < 150
+    assert min(times) < 400
 
 
 def test_nothing_in_names_is_run(browser, tmp_path):

@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> None:
     arguments.prepare(args)
     if args.still is not None and args.still >= args.decisions:
         raise AgentError(f"--still {args.still}: expected less than --decisions, {args.decisions}")
+    if args.out.exists() and not args.out.is_dir():
+        raise AgentError(f"--out {args.out}: expected a folder, there is a file")
     agents = arguments.load_agents(args)
     changed: dict[str, Any] = {} if args.epsilon is None else {"epsilon": args.epsilon}
     protocol = dataclasses.replace(PROTOCOLS[args.protocol], **changed)

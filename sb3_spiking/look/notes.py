@@ -21,14 +21,14 @@ ALL = "all"
 
 class Notes:
     """
-    A recording as it grows.
+    Takes down decisions: :meth:`decided` before each action, :meth:`acted` after it, :meth:`recording` at the end.
 
     :param agent: its name
     :param env: that it plays in
     :param network: of :class:`~sb3_spiking.evaluation.decisions.Decider`
-    :param layers: as of :func:`record`
-    :param membranes: as of :func:`record`
-    :param energy: as of :func:`record`
+    :param layers: as of :func:`~sb3_spiking.look.record.record`
+    :param membranes: as of :func:`~sb3_spiking.look.record.record`
+    :param energy: as of :func:`~sb3_spiking.look.record.record`
     """
 
     def __init__(
@@ -116,14 +116,12 @@ class Notes:
                 if name not in names:
                     raise ValueError(f"{what}: the network has no layer {name!r}; it has {', '.join(names)}")
         self._places = [place for place, name in enumerate(names) if self._wanted == ALL or name in self._wanted]
-        self._kept_membranes = (
-            {layer.name for layer in seen if layer.neuron is not None} if self._membranes == ALL else {*self._membranes}
-        )
+        have_some = {layer.name for layer in seen if layer.neuron is not None}
+        self._kept_membranes = have_some if self._membranes == ALL else have_some & {*self._membranes}
         for place in self._places:
             comes_from = source(seen[place].inputs, seen[:place])
-            self._layers.append(
-                _layer(seen[place], None if comes_from not in self._places else self._places.index(comes_from))
-            )
+            number = self._places.index(comes_from) if comes_from in self._places else None
+            self._layers.append(_layer(seen[place], number))
             self._arrays.append(defaultdict(list))
 
 
@@ -139,7 +137,7 @@ def _layer(seen: Seen, comes_from: int | None) -> Layer:
     arrays = {name: getattr(connection, name) for name in ("weight", "bias")}
     if isinstance(seen.normalization, nn.GroupNorm):
         arrays |= {"scale": seen.normalization.weight, "shift": seen.normalization.bias}
-    kept = {name: array.detach().cpu().numpy() for name, array in arrays.items() if array is not None}
+    kept = {name: array.detach().cpu().numpy().copy() for name, array in arrays.items() if array is not None}
     shape = tuple(seen.outputs.shape[1:])
     inputs = tuple(seen.inputs.shape[1:])
     return Layer(seen.name, seen.kind, shape, len(seen.outputs), comes_from, seen.delay, stride, inputs, neuron, kept)
@@ -150,7 +148,7 @@ def _readout(network: nn.Module) -> dict[str, np.ndarray]:
     if not isinstance(network, QNetwork) or (isinstance(network, SpikingQNetwork) and network.output_neuron is not None):
         return {}
     linear: Any = network.q_net[-1]
-    return {name: getattr(linear, name).detach().cpu().numpy() for name in ("weight", "bias")}
+    return {name: getattr(linear, name).detach().cpu().numpy().copy() for name in ("weight", "bias")}
 
 
 def _note_inputs(arrays: dict[str, list[np.ndarray]], inputs: np.ndarray) -> None:

@@ -55,14 +55,15 @@ def record(
     if isinstance(env, str):
         env = gym.make(env)
     venv = model._wrap_env(env, verbose=0, monitor_wrapper=False)
-    if venv.num_envs != 1:
-        raise ValueError(f"an environment of {venv.num_envs} in parallel: expected one")
-    for name in ("observation_space", "action_space"):
-        if getattr(venv, name) != getattr(model, name):
-            raise ValueError(f"{name} of the environment is {getattr(venv, name)}, that of the agent {getattr(model, name)}")
-    venv.seed(seed)
     decide = Decider(model.policy)
     try:
+        if venv.num_envs != 1:
+            raise ValueError(f"an environment of {venv.num_envs} in parallel: expected one")
+        for name in ("observation_space", "action_space"):
+            here, agents = getattr(venv, name), getattr(model, name)
+            if here != agents:
+                raise ValueError(f"{name} of the environment is {here}, that of the agent {agents}")
+        venv.seed(seed)
         return play(
             decide,
             venv,
