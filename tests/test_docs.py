@@ -3,7 +3,14 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import sb3_spiking.minatar  # noqa: F401  (registers its games)
+from sb3_spiking.evaluation.agents import load_agent
+from sb3_spiking.evaluation.episodes import PROTOCOLS, decider, exploration_of, seed_of
+from sb3_spiking.look.notes import Notes
+from sb3_spiking.look.record import play
 
 ROOT = Path(__file__).parents[1]
 DOCS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
@@ -46,6 +53,50 @@ def test_tables_are_those_of_the_results(import_benchmark, name, file, with_rati
     assert len(rows) > 2
     for row in rows:
         assert (row if with_ratio else row.rpartition(" | ")[0]) in text, row
+
+
+def looked_at(folder, env, epsilon=0.05):
+    """What `sb3-spiking look` records of an agent of the repository, without pictures."""
+    agent = load_agent(ROOT / folder, "dqn", env, device="cpu")
+    venv, decide = agent.make_env(1, seed_of(0, 0), whole_games=True), decider(agent, PROTOCOLS["paper"])
+    notes = Notes(agent.name, venv, decide.network)
+    return play(decide, venv, 300, seed=0, random_actions=exploration_of(0, 0), epsilon=epsilon, notes=notes)
+
+
+def test_examples_of_look():
+    text = " ".join((ROOT / "docs/look.md").read_text().split())
+    shares = []
+    for folder in ("rl-trained-agents", "relu-agents"):
+        for layer in looked_at(folder, "CartPole-v1").layers:
+            active = layer.spikes if layer.kind == "spikes" else layer.activations[:, None] != 0
+            shares += [f"{1 - active.any(axis=(0, 1)).mean():.0%}", f"{active.all(axis=(0, 1)).mean():.0%}"]
+    first, _, second, saturated, relu, _, other, _ = shares
+    assert f"first layer {first} are silent, of the second {second}, and {saturated} of the second are saturated" in text
+    assert f"{relu} and {other} of its units are never active" in text
+
+    channels = looked_at("rl-trained-agents", "PongNoFrameskip-v4", epsilon=0.0).layers[0].spikes.mean(axis=(0, 1, 3, 4))
+    assert f"channel {channels.argmax()} fires over the empty field, {channels.max():.1%} of its neurons at a step" in text
+
+    recording = looked_at("rl-trained-agents", "MinAtar/Breakout-v1")
+    convolution, dense = recording.layers
+    then, now = recording.q_values[74], recording.q_values[79]
+    assert f"fired at {dense.rates()[74]:.1%} and the three actions were worth the same within {np.ptp(then):.1f}" in text
+    assert f"it fires at {dense.rates()[79]:.1%}: left is worth {now[1]:.1f}, right {now[2]:.1f}" in text
+    assert recording.actions[79] == 2
+    planes = recording.observations[""][79]
+    paddle, ball, trail = (np.argwhere(planes[..., plane])[0] for plane in range(3))
+    assert (ball == paddle - [1, 0]).all()
+    assert (trail == ball - [1, 1]).all()
+    weight = recording.readout["weight"]
+    shares = (weight[2] - weight[0]) * dense.spikes[79].mean(axis=0)
+    most = shares.argsort()[::-1][:2]
+    assert (
+        f"Of the {now[2] - now[0]:.1f} by which right is ahead of standing still, neurons {most[0]} and {most[1]} give" in text
+    )
+    assert f"give {shares[most].sum():.1f}." in text
+    given = dense.arrays["weight"][109].reshape(convolution.shape) * convolution.spikes[79].mean(axis=0)
+    places = {np.unravel_index(place, given.shape)[1:] for place in given.ravel().argsort()[::-1][:4]}
+    assert places <= {(row, column) for row in (6, 7) for column in (5, 6)}
 
 
 @pytest.fixture

@@ -95,10 +95,11 @@ def test_agents_side_by_side(in_process, tmp_path):
         ("-f relu --fps 0", "--fps: 0: expected a whole number of at least 1"),
         ("-f damaged", "CartPole-v1.zip"),
         ("-f sac --algo sac --env Pendulum-v1", "random actions"),
+        ("-f relu -o relu/dqn/CartPole-v1_1/CartPole-v1.zip", "expected a folder, there is a file"),
     ],
 )
 def test_bad_input_takes_one_line_and_leaves_nothing(fails, relu_run, arguments, message):
-    assert message in fails("look", f"{arguments} -o nothing")
+    assert message in fails("look", f"-o nothing {arguments}")
     assert not (relu_run / "nothing").exists()
 
 
@@ -196,6 +197,10 @@ def test_the_callback_records_what_the_training_does(tmp_path):
         assert (recording.explored == (recording.actions != recording.q_values.argmax(axis=1))).all()
         assert recording.frames.shape == (count, 213, 320, 3)
         assert recording.agent == f"after {begin} steps"
+        # Weights and spikes belong together, whatever was learned meanwhile
+        rates = recording.layers[-1].spikes.mean(axis=1)
+        values = rates @ recording.readout["weight"].T + recording.readout["bias"]
+        np.testing.assert_allclose(recording.q_values, values, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("encoding", ["direct", "poisson"])

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import torch as th
 from browser import CHROMIUM, Browser
 from small_agents import ENVIRONMENTS, make_model
-from test_trained_agents import FOLDER, RELU
+from stable_baselines3 import DQN
+from test_trained_agents import FOLDER, RELU, ZIPS
 
 import sb3_spiking.minatar  # noqa: F401  (registers its games)
-from sb3_spiking import record
+from sb3_spiking import SpikingPolicy, record
 from sb3_spiking.evaluation.agents import load_agent
 from sb3_spiking.look.page import page, write_page
 
@@ -439,7 +441,7 @@ def test_answers_at_once(opened):
           return performance.now() - start;
         }})()""")
         )
-    assert min(times) < 150
+    assert min(times) < 400
 
 
 def test_nothing_in_names_is_run(browser, tmp_path):
@@ -467,3 +469,30 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
 
 def test_the_page_is_the_same_every_time():
     assert page([small("dict")]) == page([small("dict")])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ZIPS, ids=lambda path: f"{path.parts[-4]}, {path.stem}")
+def test_pages_of_300_decisions_are_small(path, tmp_path):
+    recording = of_repository(path.parents[2], path.stem.replace("MinAtar-", "MinAtar/"), 300)
+    write_page([recording], tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size < 5e6
+
+
+@pytest.mark.slow
+def test_the_page_of_the_papers_network(tmp_path):
+    # With weights by which a tenth of its neurons and more fire
+    agent = load_agent(FOLDER, "dqn", "PongNoFrameskip-v4", device="cpu")
+    agent.hyperparams["env_wrapper"] = ["stable_baselines3.common.atari_wrappers.AtariWrapper"]
+    agent.env_kwargs["render_mode"] = "rgb_array"
+    env = agent.make_env(1, 1, whole_games=True)
+    model = DQN(SpikingPolicy, env, policy_kwargs={"preset": "liu2022"}, buffer_size=10, seed=0)
+    body = model.q_net.features_extractor
+    with th.no_grad():
+        for layer, scale in zip((*body.conv, *body.dense), (11.0, 18.5, 20.0, 22.0), strict=True):
+            layer.connection.weight *= scale
+    recording = record(model, env, 300, epsilon=0.3)
+    assert recording.decisions == 300
+    assert min(layer.rates().mean() for layer in recording.layers) > 0.08
+    write_page([recording], tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size < 30e6

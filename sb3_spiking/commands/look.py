@@ -20,8 +20,9 @@ from sb3_spiking.evaluation.agents import Agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS, Protocol, decider, exploration, exploration_of, seed_of
 from sb3_spiking.evaluation.operations import ENERGIES, Energy
 from sb3_spiking.look import screen
+from sb3_spiking.look.notes import ALL, Notes
 from sb3_spiking.look.page import write_page
-from sb3_spiking.look.record import ALL, Notes, play
+from sb3_spiking.look.record import play
 from sb3_spiking.look.recording import Recording
 from sb3_spiking.look.still import write_still
 from sb3_spiking.look.video import write_gif, write_video
@@ -57,6 +58,8 @@ def run(args: argparse.Namespace) -> None:
     arguments.prepare(args)
     if args.still is not None and args.still >= args.decisions:
         raise AgentError(f"--still {args.still}: expected less than --decisions, {args.decisions}")
+    if args.out.exists() and not args.out.is_dir():
+        raise AgentError(f"--out {args.out}: expected a folder, there is a file")
     agents = arguments.load_agents(args)
     changed: dict[str, Any] = {} if args.epsilon is None else {"epsilon": args.epsilon}
     protocol = dataclasses.replace(PROTOCOLS[args.protocol], **changed)

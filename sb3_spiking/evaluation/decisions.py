@@ -10,11 +10,6 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from sb3_spiking.policies import SpikingQNetwork
 
 
-def network_of(policy: BasePolicy) -> BaseModel:
-    """What decides: the Q-network, or the whole policy."""
-    return policy.q_net if isinstance(policy, DQNPolicy) else policy
-
-
 class Decider:
     """
     Greedy actions of a policy and what they are based on.
@@ -27,7 +22,8 @@ class Decider:
         self.policy: Any = policy
         self.deterministic = deterministic
         policy.set_training_mode(False)
-        self.network = network_of(policy)
+        #: what decides: the Q-network, or the whole policy
+        self.network: BaseModel = policy.q_net if isinstance(policy, DQNPolicy) else policy
 
     def __call__(self, observations: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """Greedy actions (B, \\*) and Q-values (B, A), None for a policy without."""

@@ -1,5 +1,6 @@
 """Pages and videos of a network that learns."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_spiking.evaluation.decisions import Decider, network_of
+from sb3_spiking.evaluation.decisions import Decider
 from sb3_spiking.look import screen
-from sb3_spiking.look.record import Notes, Watch
+from sb3_spiking.look.notes import Notes, Watch
 from sb3_spiking.training.checkpoint import run_folder
 
 _OUTPUTS = ("page", "video", "recording")
@@ -19,9 +20,10 @@ _OUTPUTS = ("page", "video", "recording")
 
 class LookCallback(BaseCallback):
     """
-    Looks over the shoulder of an agent while it learns: every so many steps it records the decisions that come next in the
-    first environment, as they are taken, and writes them down. The training is the same with and without it. The game is in it
-    where the environment gives pictures (``render_mode="rgb_array"``).
+    Looks over the shoulder of an agent while it learns: every so many steps it keeps the network as it is, and records what
+    that makes of the training's next decisions in the first environment. Actions and rewards are the training's, which is
+    the same with and without it; those that the network would not choose count as random. The game is in it where the
+    environment gives pictures (``render_mode="rgb_array"``).
 
     :param every: environment steps between the beginnings of two recordings, at least
     :param decisions: of a recording; the end of an episode ends it
@@ -64,7 +66,8 @@ class LookCallback(BaseCallback):
             self._note(self._notes)
         if self._notes is None and self.num_timesteps >= self._begins:
             self._begins, self._first = self.num_timesteps + self.every, self.num_timesteps
-            self._notes = Notes(f"after {self._first} steps", self.training_env, network_of(self.model.policy))
+            self._decide = Decider(copy.deepcopy(self.model.policy))
+            self._notes = Notes(f"after {self._first} steps", self.training_env, self._decide.network)
         if self._notes is not None and self._drawn:
             self._picture = screen.frame(self.training_env)  # of the next decision
         return True
@@ -77,12 +80,9 @@ class LookCallback(BaseCallback):
         """The decision that was just taken, from the observation that it was taken on."""
         seen: Any = self.model._last_obs
         observation = {key: part[:1] for key, part in seen.items()} if isinstance(seen, dict) else seen[:1]
-        training = self.model.policy.training
-        decide = Decider(self.model.policy)
         devices = [self.model.device] if self.model.device.type == "cuda" else []
-        with Watch(decide.network, notes.energy) as watch, th.random.fork_rng(devices):
-            actions, values = decide(observation)
-        self.model.policy.set_training_mode(training)
+        with Watch(self._decide.network, notes.energy) as watch, th.random.fork_rng(devices):
+            actions, values = self._decide(observation)
         notes.decided(observation, self._picture, values, watch)
         action = np.asarray(self.locals["actions"][0])
         info = self.locals["infos"][0]

@@ -1,8 +1,12 @@
 """Pictures of a recording by matplotlib: what a video and a still are made of."""
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
+from matplotlib.image import AxesImage
+from matplotlib.text import Text
 
 from sb3_spiking.look.recording import Layer, Recording
 
@@ -57,24 +61,30 @@ def mosaic(planes: np.ndarray) -> np.ndarray:
     return whole
 
 
+def _bare(axes: Axes) -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
 class AgentPanels:
     """
     One agent at one moment: the game, its layers and its Q-values side by side.
 
     :param figure: to draw in
-    :param place: of :class:`matplotlib.gridspec.SubplotSpec`
+    :param place: in the figure
     :param recording: of the agent
     """
 
-    def __init__(self, figure: Figure, place: object, recording: Recording) -> None:
+    def __init__(self, figure: Figure, place: SubplotSpec, recording: Recording) -> None:
         self._recording = recording
+        self._rates = [layer.rates() for layer in recording.layers]
         layers = recording.layers
-        grid = place.subgridspec(1, 3, width_ratios=(1.1, 2.2, 0.8), wspace=0.2)  # type: ignore[attr-defined]
+        grid = place.subgridspec(1, 3, width_ratios=(1.1, 2.2, 0.8), wspace=0.2)
         self._game = figure.add_subplot(grid[0])
         self._game.set_title(f"{recording.agent}, {recording.env}", fontsize=10, loc="left")
-        self._game.set(xticks=[], yticks=[])
+        _bare(self._game)
         self._screen = None if recording.frames is None else self._game.imshow(recording.frames[0])
-        self._text = self._game.set_xlabel("", fontsize=9, loc="left")
+        self._text = self._game.text(0, -0.02, "", fontsize=9, va="top", transform=self._game.transAxes)
         heights = [2 if len(layer.shape) == 3 else 1.6 for layer in layers] or [1]
         rows = grid[1].subgridspec(max(1, len(layers)), 1, height_ratios=heights, hspace=0.28)
         self._images = [
@@ -85,15 +95,20 @@ class AgentPanels:
         if self._values is not None:
             self._begin_values(self._values)
 
-    def _layer(self, axes: Axes, layer: Layer, title: str) -> tuple[Axes, object, str]:
+    def moving(self) -> list[Artist]:
+        """What is different from moment to moment."""
+        screen = [] if self._screen is None else [self._screen]
+        bars = [] if self._values is None else [*self._bars]
+        return [*screen, self._text, *bars, *(artist for image, text, _ in self._images for artist in (image, text))]
+
+    def _layer(self, axes: Axes, layer: Layer, title: str) -> tuple[AxesImage, Text, str]:
         first = self._picture(layer, 0)
         highest = 1.0 if layer.kind == "spikes" else float(layer.arrays[layer.kind].max()) or 1.0
         image = axes.imshow(first, cmap="inferno", vmin=0, vmax=highest, interpolation="nearest", aspect="auto")
         if len(layer.shape) == 3:
             axes.set_aspect("equal")
-        axes.set(xticks=[], yticks=[])
-        axes.set_title(title, fontsize=8, loc="left", pad=2)
-        return axes, image, title
+        _bare(axes)
+        return image, axes.set_title(title, fontsize=8, loc="left", pad=2), title
 
     def _picture(self, layer: Layer, decision: int) -> np.ndarray:
         if len(layer.shape) == 3:
@@ -127,9 +142,9 @@ class AgentPanels:
             self._screen.set_data(recording.frames[decision])
         score, energy = recording.rewards[: decision + 1].sum(), recording.picojoules[: decision + 1].sum() / 1e6
         self._text.set_text(f"decision {decision}   score {score:g}   {energy:.3g} µJ so far")
-        for layer, (axes, image, title) in zip(recording.layers, self._images, strict=True):
-            image.set_data(self._picture(layer, decision))  # type: ignore[attr-defined]
-            axes.set_title(f"{title}: {layer.rates()[decision]:.1%}", fontsize=8, loc="left", pad=2)
+        for layer, rates, (image, text, title) in zip(recording.layers, self._rates, self._images, strict=True):
+            image.set_data(self._picture(layer, decision))
+            text.set_text(f"{title}: {rates[decision]:.1%}")
         if self._values is not None:
             low = self._values.get_xlim()[0]
             for number, bar in enumerate(self._bars):

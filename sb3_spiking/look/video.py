@@ -32,10 +32,19 @@ def frames(recordings: Sequence[Recording], on_step: Callable[[], Any] | None = 
         canvas = FigureCanvasAgg(figure)
         grid = figure.add_gridspec(len(recordings), 1, left=0.015, right=0.985, top=0.94, bottom=0.07, hspace=0.25)
         panels = [AgentPanels(figure, grid[row], recording) for row, recording in enumerate(recordings)]
+    # What stays the same is drawn once
+    moving = [artist for each in panels for artist in each.moving()]
+    for artist in moving:
+        artist.set_animated(True)
+    canvas.draw()
+    background = canvas.copy_from_bbox(figure.bbox)
     for decision in range(max(recording.decisions for recording in recordings)):
+        canvas.restore_region(background)
         for each in panels:
             each.show(decision)
-        canvas.draw()
+        for artist in moving:
+            assert artist.axes is not None
+            artist.axes.draw_artist(artist)
         yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
         if on_step is not None:
             on_step()

@@ -4,7 +4,7 @@
 const LINES = ["#3b82f6", "#e8590c", "#2f9e44", "#ae3ec9", "#e03131", "#0c8599", "#a9741a", "#868e96"];
 const charts = new Set();
 
-// series: [{label, points?, dash?}]; now: draws a line at the moment that is shown
+// series: [{label, stroke?, dash?, points?: their size in place of a line}]; now: draws a line at the moment that is shown
 function chart(parent, { height, series, unit, digits = 3 }) {
   const axis = () => ({
     stroke: () => color("--quiet"), grid: { stroke: () => color("--line"), width: 1 }, ticks: { show: false },
@@ -21,7 +21,7 @@ function chart(parent, { height, series, unit, digits = 3 }) {
     series: [{ label: unit, value: (_, value) => (value === null || value === undefined ? "–" : `${value}`) },
       ...series.map((each, i) => ({
         label: each.label, stroke: each.stroke || LINES[i % LINES.length], width: each.points ? 0 : 1.5, dash: each.dash,
-        points: each.points ? { show: true, size: 7, fill: each.stroke } : { show: false }, value: write, spanGaps: false,
+        points: each.points ? { show: true, size: each.points, fill: each.stroke } : { show: false }, value: write, spanGaps: false,
       }))],
     hooks: { draw: [(self) => {
       if (state.now === null) return;

@@ -16,7 +16,8 @@ const inspector = {
     this.chart = chart(byId("membrane"), {
       height: 150, unit: layer.steps > 1 ? "step" : "decision",
       series: layer.neuron
-        ? [{ label: "membrane" }, { label: "threshold", stroke: "#868e96", dash: [5, 4] }, { label: "spike", stroke: "#e8590c", points: true }]
+        ? [{ label: "membrane" }, { label: "threshold", stroke: "#868e96", dash: [5, 4] },
+          { label: "spike", stroke: "#e8590c", points: layer.steps > 64 ? 3 : 7 }]
         : [{ label: "activation" }],
     });
     await this.update();
