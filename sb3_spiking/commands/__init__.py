@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "scores, firing rates and energy of trained agents, side by side",
     "robustness": "scores of agents whose weights are rounded, or that see only a part",
     "convert": "a trained ReLU agent becomes a spiking one",
+    "sweep": "lists of trainings, on this machine, Slurm or Ray: scores side by side",
     "resume": "a training goes on from its checkpoint",
 }
 #: Commands of RL Zoo, repaired; they have its options
