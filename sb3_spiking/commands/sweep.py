@@ -94,7 +94,7 @@ def _engine(args: argparse.Namespace, logs: Path) -> Engine:
 def _report(sweep: Sweep) -> None:
     """Gather the results, write tables and plots, print."""
     jobs = sweep.jobs
-    with sweep.state.lock("gather"):  # one sweep at a time
+    with sweep.state.lock("sweep"):  # one sweep at a time
         jobs.records.gather()
         random = random_scores(jobs)
         scores = jobs.scores()
@@ -105,8 +105,9 @@ def _report(sweep: Sweep) -> None:
     if "last_mean" in scores and scores["last_mean"].notna().any():
         print(f"\nThe last agents of these trainings\n\n{tables.table(jobs, scores, random, 'last_mean')}")
         print(f"\n{tables.over_seeds(jobs, scores, random, 'last_mean')}")
-    print(f"\nSilent neurons of the last layer, early and late in the training\n\n{tables.silence(jobs)}")
-    print(f"\n{jobs.results}/: runs.csv, scores.csv, evaluations.csv, spikes.csv, jobs.yml, learning_curves.png, profile.png")
+    if not jobs.records.table("spikes").empty:
+        print(f"\nSilent neurons of the last layer, early and late in the training\n\n{tables.silence(jobs)}")
+    print(f"\n{jobs.results}/: {', '.join(sorted(path.name for path in jobs.results.glob('[!.]*.*')))}")
 
 
 def _status(sweep: Sweep, wanted: list[Job]) -> None:

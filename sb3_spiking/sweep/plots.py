@@ -36,8 +36,10 @@ def _curve(evaluations: pd.DataFrame) -> pd.Series:
 
 def plot_curves(jobs: TrainingList, file: Path) -> None:
     """Learning curves: RL Zoo's evaluations, each job thin, their mean thick."""
-    finished = [job for job in jobs.finished() if job.method in jobs.curves]
     evaluations = {name: rows for name, rows in jobs.records.table("evaluations").groupby("job")}
+    finished = [job for job in jobs.finished() if job.method in jobs.curves and job.name in evaluations]
+    if not finished:  # conversions have no curves
+        return
     environments = [env for env in jobs.environments if any(job.env == env for job in finished)]
     columns = min(3, len(environments))
     rows = -(-len(environments) // columns)
@@ -60,3 +62,4 @@ def plot_curves(jobs: TrainingList, file: Path) -> None:
         axis.set(title=env.split("/")[-1], xlabel="thousand steps", ylabel="score")
     figure.legend([lines[name] for name in methods], methods, loc="outside lower center", ncols=2 * columns, fontsize="small")
     figure.savefig(file, dpi=120)
+    plt.close(figure)

@@ -78,20 +78,24 @@ class State:
 
     def claim(self, logs: Path, file: Path) -> None:
         """Say that a list writes its results here, and its logs there, and no other one; see :meth:`check_owner`."""
-        self.check_owner(logs, file)
-        for folder in (self.folder.parent, logs):
-            (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-            replace_file(folder / FOLDER / "list", str(file.absolute()).encode())
+        folders = [folder / FOLDER for folder in (self.folder.parent, logs)]
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        with self.lock("sweep"):
+            self.check_owner(logs, file)
+            for folder in folders:
+                replace_file(folder / "list", str(file.absolute()).encode())
 
     def write(self, task: Task) -> Path:
         """The file of a job's task."""
         file = self.folder / f"{task.name}.json"
-        replace_file(file, json.dumps(dataclasses.asdict(task)).encode())
+        with self.lock("sweep"):  # two of them may start a job at a time: the second process finds it taken
+            replace_file(file, json.dumps(dataclasses.asdict(task)).encode())
         return file
 
     def lock(self, name: str, timeout: float = -1) -> FileLock:
         """
-        :param name: of a job
+        :param name: of a job, or "sweep" for what sweeps write
         :param timeout: seconds to wait for who holds it, -1 for ever
         :return: a lock that the death of a process frees
         """
