@@ -74,6 +74,7 @@ def test_a_job_that_is_killed_goes_on_and_so_does_a_sweep(tmp_path, in_process):
     assert re.search(r"\|CartPole-v1 +\|\d+ \+/- \d+ +\|", finished(python(*plots, folder=tmp_path, MPLBACKEND="agg")))
 
 
+@pytest.mark.slow
 def test_two_sweeps_share_the_jobs_of_a_list(tmp_path):
     convert = {"convert": "relu", "arguments": "--num-steps 8 --frames 50 --decisions 20 --episodes 2 --max-steps 50"}
     write_list(tmp_path, steps=500, methods={"relu": RELU, "converted": convert}, seeds=[0, 1])

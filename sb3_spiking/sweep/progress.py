@@ -29,6 +29,7 @@ class Progress:
         self._asked = {job: sweep.jobs.training_steps(job) for job in wanted}
         self._first: dict[Job, tuple[float, int]] = {}  # time and steps where a job was first seen running
         self._steps: dict[Job, int] = {}
+        self._queued: set[Job] = set()  # jobs that wait for a place on their engine
         self._begun = self._looked = time.monotonic()
         self._trained = 0  # steps of this sweep's jobs that have ended
         self._last: dict[Job, str] | None = None
@@ -51,11 +52,13 @@ class Progress:
         if not changed and now - self._looked < _LOOK:
             return
         self._looked, self._last = now, dict(conditions)
-        running = [job for job, condition in conditions.items() if condition == "running"]
+        started = [job for job, condition in conditions.items() if condition == "running"]
+        running = [job for job in started if job in self._first or sweep.state.is_locked(job.name)]
+        self._queued = set(started) - set(running)
         for job in running:
             self._steps[job] = sweep.steps(job)
             self._first.setdefault(job, (now, self._steps[job]))
-        for job in [job for job in self._first if job not in running]:
+        for job in [job for job in self._first if job not in started]:
             _, first = self._first.pop(job)
             self._trained += max(0, (self._asked[job] if job not in conditions else self._steps[job]) - first)
         if self._console.is_terminal:
@@ -82,10 +85,10 @@ class Progress:
 
     def _total(self, conditions: Mapping[Job, str], running: list[Job], now: float) -> str:
         """All jobs in one line."""
-        counts = Counter(conditions.values())
+        counts = Counter("queued" if job in self._queued else name for job, name in conditions.items())
         done = len(self._wanted) - len(conditions)
         parts = [f"{done} of {len(self._wanted)} jobs done"]
-        parts += [f"{counts[name]} {name}" for name in ("running", "waiting", "failed") if counts[name]]
+        parts += [f"{counts[name]} {name}" for name in ("running", "queued", "waiting", "failed") if counts[name]]
         trained = self._trained + sum(max(0, self._steps[job] - self._first[job][1]) for job in running)
         left = sum(self._asked[job] - self._steps.get(job, 0) for job in conditions if conditions[job] != "failed")
         if trained > 0 and now > self._begun:

@@ -5,6 +5,8 @@ What was submitted is remembered: a sweep that is started again watches the jobs
 twice. Slurm itself starts a job again after a preemption, a time limit or the end of its node.
 """
 
+import contextlib
+import io
 import subprocess
 import time
 from pathlib import Path
@@ -33,11 +35,12 @@ class SlurmRun:
         self._gone: float | None = None
 
     def poll(self) -> Outcome | None:
+        ended = _ENDED.get(self._engine.states().get(self._job.job_id, "COMPLETED"))
         if self._job.paths.result_pickle.exists():
             # An exception is submitit's own: after the last time limit
-            return Outcome.KILLED if self._job.exception() is not None else outcome(self._job.result())
-        state = self._engine.states().get(self._job.job_id, "COMPLETED")
-        ended = _ENDED.get(state)
+            found = Outcome.KILLED if self._job.exception() is not None else outcome(self._job.result())
+            # What takes a job off its node ends the training first: Slurm has the job start again, unless it has left the queue
+            return None if found is Outcome.KILLED and ended is None else found
         if ended is None:
             self._gone = None
             return None
@@ -106,7 +109,8 @@ class Slurm:
                 return SlurmRun(self, self._job_class(self._folder, job_id))
         self._executor.update_parameters(job_name=name)
         try:
-            job = self._executor.submit(process)
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what the error says
+                job = self._executor.submit(process)
         except Exception as error:  # whatever sbatch says of a partition, a limit, an account
             raise AgentError(f"--on slurm: Slurm does not take the job: {one_line(error)}") from error
         replace_file(remembered, job.job_id.encode())
