@@ -118,14 +118,14 @@ def test_a_dry_run_measures_what_a_list_costs(tmp_path, monkeypatch, in_process)
     assert 20 < speed.steps < 20_000
     monkeypatch.setattr("sb3_spiking.sweep.estimate.measure", lambda jobs, job: speed._replace(steps=10.0))
     out, _ = in_process("sweep", "small.yml --dry-run --jobs 2", tmp_path)
-    assert "| relu   |    2 | 72,000 |      10 |  2.00 | measured now |" in out
-    assert "2.00 hours of jobs with 1 threads each, 1.00 hours with 2 jobs at a time" in out
+    assert "| relu   |    2 | 72,000 |      10 |     2 | measured now |" in out
+    assert "\n2 hours of jobs, threads of each: 1, 1 hours with 2 jobs at a time.\n" in out
     # Finished jobs say it, and are not counted
     (tmp_path / "results/small").mkdir(parents=True)
     (tmp_path / "results/small/scores.csv").write_text("job,mean,train_seconds\nCartPole-v1_relu_0,1.0,7200\n")
     out, _ = in_process("sweep", "small.yml --dry-run", tmp_path)
     assert "small.yml: 2 jobs, 1 done" in out
-    assert "| relu   |    1 | 36,000 |       5 |  2.00 | finished jobs |" in out
+    assert "| relu   |    1 | 36,000 |       5 |     2 | finished jobs |" in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results", "small.yml"]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from processes import environment
 from small_lists import complete, log_of, wait, write_list
+from test_sweep_paper import tiny
 
 pytest.importorskip("ray")
 HEAD, OTHER = "127.0.0.2", "127.0.0.3"  # 127.0.0.1 is any address of the machine to Ray
@@ -103,6 +104,26 @@ def test_a_job_whose_node_is_killed_goes_on_elsewhere(tmp_path, cluster):
     logs = [log_of(tmp_path, job) for job in jobs]
     assert sorted(log.count("of 3000 steps are done") for log in logs) == [0, 1]
     assert [log.count("rl_zoo3.train") for log in logs] == [1, 1]
+
+
+@pytest.mark.slow
+def test_the_papers_table_starts(tmp_path, cluster):
+    names = tiny(tmp_path)
+    command = [
+        sys.executable,
+        "-m",
+        "sb3_spiking",
+        "sweep",
+        "paper.yml",
+        "--on",
+        "ray",
+        "--address",
+        f"{HEAD}:6399",
+        "--only",
+        *names,
+    ]
+    sweep = subprocess.run([*cluster.inside, *command], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert "6 of 6 jobs done" in sweep.stdout, sweep.stderr
 
 
 @pytest.mark.slow

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import environment
+from processes import environment, finished, python
 from small_lists import complete, log_of, wait, write_list
+from test_sweep_paper import tiny
 
 pytest.importorskip("submitit")
 SCRIPT = Path(__file__).with_name("slurm.sh")
@@ -77,6 +78,15 @@ def test_a_job_that_is_cancelled_has_failed(tmp_path, slurm):
     out = (tmp_path / "out.txt").read_text()
     assert "failed, 1 of 1 jobs" in out
     assert "again: sb3-spiking sweep small.yml --on slurm --time 10 --only CartPole-v1_relu_0" in out
+
+
+@pytest.mark.slow
+def test_the_papers_table_starts(tmp_path, slurm):
+    names = tiny(tmp_path)
+    options = ["--on", "slurm", "--only", *names]
+    assert "6 of 6 jobs done" in finished(
+        python("-m", "sb3_spiking", "sweep", "paper.yml", *options, folder=tmp_path, **slurm)
+    )
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ like, on another machine of a shared folder too. docs/sweeps.md says what a list
 """
 
 import argparse
+import math
 import shlex
 import sys
 from collections import Counter
@@ -139,14 +140,19 @@ def _dry_run(sweep: Sweep, wanted: list[Job], slots: int | None) -> None:
     if not left:
         return
     table = estimate(sweep.jobs, left)
-    shown = table.assign(**{name: table[name].map(lambda x: "" if x != x else f"{x:,.0f}") for name in ("steps", "steps/s")})
-    shown["hours"] = table["hours"].map(lambda x: "" if x != x else f"{x:,.2f}")
-    print(markdown(list(shown), shown.fillna("").itertuples(index=False)))
     hours = table["hours"].sum()
-    at_a_time = f", {hours / slots:,.2f} hours with {slots} jobs at a time" if slots else ""
-    print(f"\n{hours:,.2f} hours of jobs with {sweep.jobs.threads} threads each{at_a_time}.")
+    shown = table.assign(**{name: table[name].map(_number) for name in ("steps", "steps/s", "hours")}).fillna("")
+    print(markdown(list(shown), shown.itertuples(index=False)))
+    at_a_time = f", {_number(hours / slots)} hours with {slots} jobs at a time" if slots else ""
+    print(f"\n{_number(hours)} hours of jobs, threads of each: {sweep.jobs.threads}{at_a_time}.")
     print("Scores and conversions come on top, and evaluations where the speed was measured now.")
     print(f"This machine: {describe()}")
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def run(args: argparse.Namespace) -> None:

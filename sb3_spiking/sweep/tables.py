@@ -48,8 +48,9 @@ def all_runs(jobs: TrainingList, scores: pd.DataFrame, random: Mapping[str, floa
         options = read_options(shlex.split(record["command"])[1:])
         steps = options.n_timesteps if options.n_timesteps > 0 else record["config"].get("n_timesteps")
         row = {**score, "algo": jobs.algo(job), "steps": 0 if jobs.source(job) else steps}
-        if job.env in random and job.env in reference:
-            row["ratio"] = round((score["mean"] - random[job.env]) / (reference[job.env] - random[job.env]), 4)
+        zero, one = random.get(job.env), reference.get(job.env)
+        if zero is not None and one is not None and one != zero:
+            row["ratio"] = round((score["mean"] - zero) / (one - zero), 4)
         row["num_steps"] = record.get("settings", {}).get("num_steps")
         rows.append({**row, "machine": record.get("machine"), "command": record["command"]})
     return pd.DataFrame(rows)

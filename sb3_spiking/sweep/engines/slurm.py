@@ -39,8 +39,8 @@ class SlurmRun:
         if self._job.paths.result_pickle.exists():
             # An exception is submitit's own: after the last time limit
             found = Outcome.KILLED if self._job.exception() is not None else outcome(self._job.result())
-            # What takes a job off its node ends the training first: Slurm has the job start again, unless it has left the queue
-            return None if found is Outcome.KILLED and ended is None else found
+            # What takes a job off its node ends the training first: the queue says whether it starts again, or was cancelled
+            return ended if found is Outcome.KILLED else found
         if ended is None:
             self._gone = None
             return None
