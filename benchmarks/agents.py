@@ -5,7 +5,7 @@ The agents of ``rl-trained-agents`` and, for comparison, of ``relu-agents``: whe
     python benchmarks/agents.py keep benchmarks/cartpole.yml --method relu --folder relu-agents
     python benchmarks/agents.py play                                        # all of them: benchmark.md
 
-``keep`` takes finished jobs of ``benchmarks/training.py``, whose logs must still be there: what RL Zoo saved as the best
+``keep`` takes finished jobs of ``sb3-spiking sweep``, whose logs must still be there: what RL Zoo saved as the best
 model of the training becomes the agent, without what only learning needs, with its configuration and evaluations, in RL Zoo's
 layout.
 ``play`` evaluates under the protocol of Liu et al. 2022; interrupted, it goes on where it stopped.
@@ -19,7 +19,6 @@ from pathlib import Path
 import torch as th
 from machine import describe
 from stable_baselines3 import DQN
-from training import Job, TrainingList
 
 import sb3_spiking.minatar  # noqa: F401  (registers its games)
 from sb3_spiking import SpikingPolicy, without_common_mode
@@ -29,6 +28,7 @@ from sb3_spiking.evaluation.episodes import PROTOCOLS
 from sb3_spiking.evaluation.table import markdown
 from sb3_spiking.observations import is_boolean
 from sb3_spiking.sharing.zoo_files import read_yaml
+from sb3_spiking.sweep.lists import Job, TrainingList
 
 ROOT = Path(__file__).parents[1]
 SPIKING, RELU = "rl-trained-agents", "relu-agents"
@@ -102,7 +102,7 @@ def keep(jobs: TrainingList, method: str, logs: Path, folder: Path) -> list[Path
 
     :param jobs: list
     :param method: of the list
-    :param logs: where RL Zoo wrote, the ``--logs`` of the training
+    :param logs: where RL Zoo wrote, the ``--logs`` of the sweep
     :param folder: log folder that they go to
     :return: the agents' folders
     """
@@ -187,7 +187,7 @@ def main() -> None:
     keeping.add_argument("--method", required=True, help="of the list")
     keeping.add_argument("--only", default="", help="environments whose names contain this")
     keeping.add_argument("--folder", choices=[SPIKING, RELU], default=SPIKING, help="where they go")
-    keeping.add_argument("--logs", type=Path, default=Path("logs/training"), help="as given to benchmarks/training.py")
+    keeping.add_argument("--logs", type=Path, default=Path("logs/training"), help="as given to sb3-spiking sweep")
     playing = commands.add_parser("play", help="evaluate all agents and write benchmark.md")
     playing.add_argument("-o", "--out", type=Path, default=Path("logs/benchmark"), help="folder of finished episodes")
     playing.add_argument("--n-envs", type=int, default=8, help="environments in parallel")

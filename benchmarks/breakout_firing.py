@@ -14,7 +14,8 @@ from pathlib import Path
 
 from machine import describe
 from tqdm import tqdm
-from training import spikes
+
+from sb3_spiking.sweep.scoring import spikes
 
 LEAKY = "gradients='exact',beta=0.5,reset_mechanism='zero'"
 # policy_kwargs, but for num_steps; the arctan is the paper's surrogate

@@ -3,7 +3,7 @@ How far Adam moves the weights of trained agents: the last model of each keeps A
 weight's gradients, as Adam keeps it, a step has the size learning rate * g / (g + epsilon) where gradients agree (Kingma & Ba
 2015, arXiv 1412.6980): the learning rate where gradients are above epsilon, less and less where they are below.
 
-    python benchmarks/training.py benchmarks/minatar_1m.yml --results logs/results --only Asterix-v1_relu_1 Asterix-v1_cmc-if_1
+    sb3-spiking sweep benchmarks/minatar_1m.yml --results logs/results --only Asterix-v1_relu_1 Asterix-v1_cmc-if_1
     python benchmarks/step_sizes.py --env MinAtar/Asterix-v1 -f logs/training/minatar_1m/MinAtar-Asterix-v1_*
 """
 

@@ -11,6 +11,9 @@ from sb3_spiking.evaluation.agents import load_agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS, decider, exploration_of, seed_of
 from sb3_spiking.look.notes import Notes
 from sb3_spiking.look.record import play
+from sb3_spiking.sweep import tables
+from sb3_spiking.sweep.lists import TrainingList
+from sb3_spiking.sweep.scoring import known_random_scores
 
 ROOT = Path(__file__).parents[1]
 DOCS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
@@ -33,6 +36,11 @@ def test_links_lead_somewhere(file):
         assert not anchor or anchor in anchors(target), link
 
 
+def table(jobs):
+    """Rows of the table of a list."""
+    return tables.table(jobs, jobs.scores(), known_random_scores(jobs.results)).splitlines()[2:]
+
+
 @pytest.mark.parametrize(
     ("name", "file", "with_ratio"),
     [
@@ -45,11 +53,10 @@ def test_links_lead_somewhere(file):
         ("minatar_variants", "laboratory.md", False),
     ],
 )
-def test_tables_are_those_of_the_results(import_benchmark, name, file, with_ratio):
-    training = import_benchmark("training")
-    jobs = training.TrainingList(ROOT / f"benchmarks/{name}.yml")
+def test_tables_are_those_of_the_results(name, file, with_ratio):
+    jobs = TrainingList(ROOT / f"benchmarks/{name}.yml")
     text = (ROOT / "docs" / file).read_text()
-    _, _, *rows = training.table(jobs, jobs.scores()).splitlines()
+    rows = table(jobs)
     assert len(rows) > 2
     for row in rows:
         assert (row if with_ratio else row.rpartition(" | ")[0]) in text, row
@@ -100,10 +107,8 @@ def test_examples_of_look():
 
 
 @pytest.fixture
-def minatar(import_benchmark):
-    training = import_benchmark("training")
-    jobs = training.TrainingList(ROOT / "benchmarks/minatar_1m.yml")
-    return training, jobs
+def minatar():
+    return TrainingList(ROOT / "benchmarks/minatar_1m.yml")
 
 
 def cells(file, pattern):
@@ -112,13 +117,11 @@ def cells(file, pattern):
     return [cell.strip() for cell in row.strip("|").split("|")]
 
 
-def test_the_readme_rounds_the_results(import_benchmark, minatar):
-    training, jobs = minatar
-    random = {env: jobs.random_score(env) for env in jobs.environments}
-    share, _ = training.ratio(jobs.scores(), random, "cmc-if-wide", "relu")
+def test_the_readme_rounds_the_results(minatar):
+    share, _ = tables.ratio(minatar.scores(), known_random_scores(minatar.results), "cmc-if-wide", "relu")
     assert cells("README.md", r"\| MinAtar")[1:] == ["100%", f"{share:.0%}"]
 
-    last = training.TrainingList(ROOT / "benchmarks/cartpole_seeds.yml").scores().groupby("method")["last_mean"].mean()
+    last = TrainingList(ROOT / "benchmarks/cartpole_seeds.yml").scores().groupby("method")["last_mean"].mean()
     assert cells("README.md", r"\| CartPole")[1:] == [f"{last['relu']:.0f}", f"{last['spiking']:.0f}"]
 
     of_relu = float(cells("docs/speed.md", r"\| BreakoutNoFrameskip-v4 \| `-f sb3_spiking` \| 13%")[-1])
@@ -129,9 +132,8 @@ def test_the_readme_rounds_the_results(import_benchmark, minatar):
 
 
 def test_silent_units_are_those_of_the_results(minatar):
-    training, jobs = minatar
     text = (ROOT / "docs/laboratory.md").read_text()
-    rows = [row for row in training.silence(jobs).splitlines() if "schedule" in row]
+    rows = [row for row in tables.silence(minatar).splitlines() if "schedule" in row]
     assert len(rows) == 4
     for row in rows:
         method, cells = row.strip("| ").split(" | ", 1)

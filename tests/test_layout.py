@@ -20,6 +20,7 @@ FLOORS = (
     ("evaluation",),
     ("conversion", "hub", "look"),
     ("zoo",),
+    ("sweep",),
     ("liu2022", "minatar"),  # names that RL Zoo takes
     ("commands",),
     ("__init__", "__main__"),

@@ -19,6 +19,7 @@ COMMANDS = {
     "look": "a page and a video of agents at play: what fires, and why they act",
     "robustness": "scores of agents whose weights are rounded, or that see only a part",
     "convert": "a trained ReLU agent becomes a spiking one",
+    "sweep": "lists of trainings, on this machine, Slurm or Ray: scores side by side",
     "resume": "a training goes on from its checkpoint",
 }
 #: Commands of RL Zoo, repaired; they have its options

@@ -40,6 +40,11 @@ def probability(text: str) -> float:
     return _number(text, float, 0, 1, "0 to 1")
 
 
+def positive(text: str) -> float:
+    """A number above 0."""
+    return _number(text, float, math.ulp(0), math.inf, "a number above 0")
+
+
 def percentile(text: str) -> float:
     """A number above 0, up to 100."""
     return _number(text, float, math.ulp(0), 100, "above 0, up to 100")

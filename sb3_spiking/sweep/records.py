@@ -50,7 +50,9 @@ class Records:
 
     def names(self) -> set[str]:
         """The jobs that are there."""
-        return {*self.table("scores")["job"], *(path.name for path in self._loose())}
+        # In this order, as another process may move a job from its folder to the file
+        loose, file = {path.name for path in self._loose()}, self.folder / "scores.csv"
+        return loose | (set(pd.read_csv(file, usecols=["job"])["job"]) if file.exists() else set())
 
     def _loose(self) -> list[Path]:
         """Folders of jobs."""

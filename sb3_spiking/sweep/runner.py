@@ -1,0 +1,163 @@
+"""The jobs of a list, on an engine, until all are done or have failed."""
+
+import dataclasses
+import json
+import os
+import shlex
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sb3_spiking.errors import AgentError
+from sb3_spiking.sweep.engines import Engine, Outcome, Run
+from sb3_spiking.sweep.job import LOG
+from sb3_spiking.sweep.lists import Job, TrainingList
+from sb3_spiking.sweep.logs import trained_steps
+from sb3_spiking.sweep.process import Process
+from sb3_spiking.sweep.state import State, Task
+from sb3_spiking.training.manifest import FOLDER, MANIFEST
+
+# Kills in a row between which a training comes no step further
+_MOST_KILLS = 3
+_INTERVAL = 0.5  # seconds between two looks at the jobs
+
+
+@dataclasses.dataclass
+class Sweep:
+    """
+    :param jobs: list
+    :param logs: folder with a folder for each job
+    """
+
+    jobs: TrainingList
+    logs: Path
+
+    def __post_init__(self) -> None:
+        self.logs = self.logs.absolute()
+        self.state = State(self.jobs.results.absolute())
+
+    def log(self, job: Job) -> Path:
+        """The log of a job."""
+        return self.logs / job.name / LOG
+
+    def condition(self, job: Job) -> str:
+        """Of a job that is not done: ``running``, ``failed``, ``stopped`` or ``waiting``."""
+        if self.state.is_locked(job.name):
+            return "running"
+        if self.state.failed(job.name):
+            return "failed"
+        return "stopped" if self.log(job).exists() else "waiting"
+
+    def check(self, wanted: list[Job]) -> None:
+        """
+        :param wanted: jobs that will run
+        :raises AgentError: if the list is wrong, another one has its folders, or a conversion has no agent to convert
+        """
+        self.jobs.check(wanted)
+        self.state.check_owner(self.logs, self.jobs.file)
+        done = self.jobs.records.names()
+        for job in wanted:
+            source = self.jobs.source(job)
+            if source is None or job.name in done:
+                continue
+            if source.name in done and not list((self.logs / source.name).glob("*/*/best_model.zip")):
+                raise AgentError(f"{job.name}: converts the agent of {source.name}, which is not in {self.logs} any more")
+            if source.name not in done and source not in wanted:
+                raise AgentError(
+                    f"{job.name}: converts the agent of {source.name}, which is not trained yet: --only that one too"
+                )
+
+    def task(self, job: Job) -> Task:
+        """What the process of a job must know."""
+        jobs = self.jobs
+        return Task(
+            name=job.name,
+            env=job.env,
+            algo=jobs.algo(job),
+            env_kwargs=jobs.env_kwargs,
+            gym_packages=jobs.gym_packages(job),
+            command=jobs.command(job, self.logs),
+            shown=shlex.join(["python", *jobs.command(job, Path("logs"))]),
+            logs=str(self.logs / job.name),
+            results=str(jobs.results.absolute()),
+            threads=jobs.threads,
+            episodes=jobs.score_episodes,
+        )
+
+    def process(self, job: Job) -> Process:
+        """The process of a job, which starts where this one is."""
+        environment = {"OMP_NUM_THREADS": str(self.jobs.threads)}
+        if "PYTHONPATH" in os.environ:
+            environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
+        task = self.state.write(self.task(job))
+        return Process(("-u", "-m", "sb3_spiking.sweep.job", str(task)), str(self.log(job)), os.getcwd(), environment)
+
+    def checkpointed(self, job: Job) -> int:
+        """Steps that a job has in its checkpoint."""
+        for file in (self.logs / job.name).glob(f"*/*_1/{FOLDER}/{MANIFEST}"):
+            return json.loads(file.read_text())["numbers"]["num_timesteps"]
+        return 0
+
+    def run(self, wanted: list[Job], engine: Engine, show: Callable[["Sweep", Mapping[Job, str]], Any]) -> list[Job]:
+        """
+        :param wanted: jobs, those that are done among them
+        :param engine: that they run on
+        :param show: is called with what each job that is not done is about, again and again
+        :return: the jobs that failed
+        """
+        self.state.claim(self.logs, self.jobs.file)
+        running: dict[Job, Run] = {}
+        failed: list[Job] = []
+        kills: dict[Job, tuple[int, int]] = {}  # how many in a row, and the steps at the last one
+        done = self.jobs.records.names()
+        waiting = [job for job in wanted if job.name not in done]
+        try:
+            while waiting or running:
+                for job, each in list(running.items()):
+                    ended = each.poll()
+                    if ended is None:
+                        continue
+                    del running[job]
+                    if ended is Outcome.KILLED:
+                        count, steps = kills.get(job, (0, -1))
+                        now = self.checkpointed(job)
+                        kills[job] = (1 if now > steps else count + 1, now)
+                        if kills[job][0] >= _MOST_KILLS:
+                            self._give_up(
+                                job, f"killed {_MOST_KILLS} times without a checkpoint between: not enough memory, or time?"
+                            )
+                            ended = Outcome.FAILED
+                    if ended is Outcome.FAILED:
+                        failed.append(job)
+                    elif ended is not Outcome.DONE:
+                        waiting.insert(0, job)
+                done = self.jobs.records.names()
+                waiting = [job for job in waiting if job.name not in done]
+                for job in list(waiting):
+                    if engine.slots is not None and len(running) >= engine.slots:
+                        break
+                    source = self.jobs.source(job)
+                    if source in failed:
+                        self._give_up(job, f"{source.name} has failed, whose agent it converts")
+                        waiting.remove(job)
+                        failed.append(job)
+                    elif (source is None or source.name in done) and not self.state.is_locked(job.name):
+                        waiting.remove(job)
+                        running[job] = engine.start(job.name, self.process(job))
+                conditions = dict.fromkeys(waiting, "waiting") | dict.fromkeys(running, "running")
+                show(self, conditions | dict.fromkeys(failed, "failed"))
+                time.sleep(_INTERVAL)
+        finally:
+            engine.close()
+        return failed
+
+    def steps(self, job: Job) -> int:
+        """Steps that a job has trained, as far as its log says so."""
+        return trained_steps(self.log(job))
+
+    def _give_up(self, job: Job, reason: str) -> None:
+        self.log(job).parent.mkdir(parents=True, exist_ok=True)
+        with self.log(job).open("a") as log:
+            log.write(f"{reason}\n")
+        self.state.set_failed(job.name, True)

@@ -1,0 +1,111 @@
+"""
+What a list has found, as tables. The performance ratio is (score - random) / (score of the reference - random), Xu et al. 2026
+(arXiv 2610.07808), a mean over games. Beside it stand the interquartile mean of the same over games and seeds and the
+probability of a better run, with intervals from five seeds on.
+"""
+
+import shlex
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from sb3_spiking.evaluation import statistics
+from sb3_spiking.evaluation.table import over_runs
+from sb3_spiking.sweep.lists import TrainingList
+from sb3_spiking.sweep.zoo_command import read_options
+
+
+def ratio(scores: pd.DataFrame, random: Mapping[str, float], method: str, reference: str) -> tuple[float, int] | None:
+    """
+    :param scores: a row for each job
+    :param random: score of random actions by environment
+    :param method: that is asked about
+    :param reference: method whose ratio is 1
+    :return: average performance ratio over the environments where both methods have scores, and the number of these
+        environments; None without any
+    """
+    ours, theirs = (runs_of(scores[scores["env"].isin(random)], name) for name in (method, reference))
+    means = [each.mean() for each in statistics.normalised(ours, theirs, random).values()]
+    return (float(np.mean(means)), len(means)) if means else None
+
+
+def runs_of(scores: pd.DataFrame, method: str) -> dict[str, np.ndarray]:
+    """Scores of a method's jobs, by environment."""
+    rows = scores[scores["method"] == method]
+    return {str(env): each["mean"].to_numpy() for env, each in rows.groupby("env", sort=False)}
+
+
+def all_runs(jobs: TrainingList, scores: pd.DataFrame, random: Mapping[str, float]) -> pd.DataFrame:
+    """
+    A row for each finished job: environment, method, seed, steps, scores, ``ratio`` (0: random play, 1: mean of the
+    reference), simulation steps of a decision, machine and command.
+    """
+    kept = jobs.records.jobs()
+    reference = {env: each.mean() for env, each in runs_of(scores, jobs.reference).items()}
+    rows = []
+    for job, score in zip(jobs.finished(), scores.to_dict("records"), strict=True):
+        record = kept[job.name]
+        options = read_options(shlex.split(record["command"])[1:])
+        steps = options.n_timesteps if options.n_timesteps > 0 else record["config"].get("n_timesteps")
+        row = {**score, "algo": jobs.algo(job), "steps": 0 if jobs.source(job) else steps}
+        zero, one = random.get(job.env), reference.get(job.env)
+        if zero is not None and one is not None and one != zero:
+            row["ratio"] = round((score["mean"] - zero) / (one - zero), 4)
+        row["num_steps"] = record.get("settings", {}).get("num_steps")
+        rows.append({**row, "machine": record.get("machine"), "command": record["command"]})
+    return pd.DataFrame(rows)
+
+
+def over_seeds(jobs: TrainingList, scores: pd.DataFrame, random: Mapping[str, float], column: str = "mean") -> str:
+    """Markdown: what :mod:`sb3_spiking.evaluation.statistics` says of each method that has every environment."""
+    scores = scores.dropna(subset=column).assign(mean=scores[column])
+    methods = {method: runs for method in jobs.methods if (runs := runs_of(scores, method))}
+    compared = over_runs(methods, jobs.reference, random) if jobs.reference in methods else ""
+    return compared or f"Nothing to compare with the runs of {jobs.reference} yet"
+
+
+def table(jobs: TrainingList, scores: pd.DataFrame, random: Mapping[str, float], column: str = "mean") -> str:
+    """Markdown: a line for each method, a column for each environment; of the best agents, or ``last_mean``."""
+    scores = scores.dropna(subset=column).assign(mean=scores[column])
+    environments = [env for env in jobs.environments if env in set(scores["env"])]
+    titles = [env.split("/")[-1] for env in environments]
+    lines = [f"| | {' | '.join(titles)} | performance ratio |", "|---|" + "--:|" * (len(titles) + 1)]
+    lines.append(f"| random | {' | '.join(f'{random[env]:.2f}' if env in random else '' for env in environments)} | 0% |")
+    for method in jobs.methods:
+        cells = []
+        for env in environments:
+            each = scores[(scores["env"] == env) & (scores["method"] == method)]["mean"]
+            cells.append(f"{each.mean():.2f} ({', '.join(f'{score:.2f}' for score in each)})" if len(each) else "")
+        found, shown = ratio(scores, random, method, jobs.reference), ""
+        if found is not None:
+            mean, count = found
+            shown = f"{mean:.1%}" + (f" ({count} of {len(environments)})" if count < len(environments) else "")
+        if any(cells):
+            lines.append(f"| {method} | {' | '.join(cells)} | {shown} |")
+    return "\n".join(lines)
+
+
+def silence(jobs: TrainingList) -> str:
+    """
+    Markdown, a line for each method, a column for each environment: the share of the last spiking layer's neurons that are
+    silent in the batch SpikeMonitor looks at, early in the training (its second tenth) and late (its last tenth), mean over
+    seeds.
+    """
+    logged = {name: rows for name, rows in jobs.records.table("spikes").groupby("job")}
+    finished = [job for job in jobs.finished() if job.name in logged]
+    environments = [env for env in jobs.environments if any(job.env == env for job in finished)]
+    lines = [f"| | {' | '.join(env.split('/')[-1] for env in environments)} |", "|---|" + "--:|" * len(environments)]
+    for method in jobs.methods:
+        cells = []
+        for env in environments:
+            names = [job.name for job in finished if (job.env, job.method) == (env, method)]
+            shares = []
+            for name in names:
+                silent = logged[name].set_index("timesteps").filter(like="silent_neurons/").dropna(axis=1, how="all")
+                last, share = silent.iloc[:, -1], silent.index / silent.index[-1]
+                shares.append((last[(share >= 0.1) & (share < 0.2)].mean(), last[share >= 0.9].mean()))
+            cells.append("{:.0%} to {:.0%}".format(*np.mean(shares, axis=0)) if shares else "")
+        if any(cells):
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)

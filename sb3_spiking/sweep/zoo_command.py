@@ -1,0 +1,66 @@
+"""What RL Zoo will make of the arguments of its ``train``: which hyperparameters, how many steps."""
+
+import argparse
+import contextlib
+import importlib
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import StoreDict
+
+from sb3_spiking.errors import AgentError, one_line
+
+
+def read_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """
+    :param arguments: of RL Zoo's ``train``
+    :return: those that say what is trained; the others pass by
+    :raises AgentError: if they are not what RL Zoo takes
+    """
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("--algo", default="ppo")
+    parser.add_argument("--env", default="CartPole-v1")
+    parser.add_argument("-n", "--n-timesteps", type=int, default=-1)
+    parser.add_argument("-f", "--log-folder")
+    parser.add_argument("-conf", "--conf-file")
+    parser.add_argument("-params", "--hyperparams", nargs="+", action=StoreDict, default={})
+    parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, default={})
+    parser.add_argument("--gym-packages", nargs="+", default=[])
+    try:
+        return parser.parse_known_args(arguments)[0]
+    except Exception as error:  # RL Zoo evaluates values as Python
+        raise AgentError(one_line(error)) from error
+
+
+def import_packages(names: Sequence[str]) -> None:
+    """
+    :param names: of packages that register environments
+    :raises AgentError: if one cannot be imported
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever it does when it is imported
+            raise AgentError(f"--gym-packages {name}: {one_line(error)}") from error
+
+
+def read_hyperparams(options: argparse.Namespace) -> dict[str, Any]:
+    """
+    :param options: of :func:`read_options`
+    :return: the hyperparameters that RL Zoo trains with, as its files and ``-params`` say them
+    :raises AgentError: if there are none
+    """
+    conf, algo, env = options.conf_file, options.algo, options.env
+    with contextlib.redirect_stdout(io.StringIO()):  # RL Zoo prints what it reads
+        try:
+            manager = ExperimentManager(options, algo, env, os.devnull, config=conf, env_kwargs=options.env_kwargs)
+            found, _ = manager.read_hyperparameters()
+        except Exception as error:  # no such file, no such module, nothing for the environment in it
+            source = f"-conf {conf}" if conf else f"RL Zoo's {algo}.yml"
+            raise AgentError(
+                f"no hyperparameters of {algo} for {env} in {source}: {type(error).__name__}: {one_line(error)}"
+            ) from error
+    return {**found, **options.hyperparams}

@@ -1,0 +1,283 @@
+"""sb3-spiking sweep on this machine: kills, two sweeps of one list, failures, wrong input."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from processes import environment, finished, python
+from small_lists import RELU, STEPS, complete, log_of, wait, write_list
+
+from sb3_spiking import commands
+from sb3_spiking.sweep.engines import Outcome, Resources, outcome
+from sb3_spiking.sweep.engines.local import Local
+from sb3_spiking.sweep.estimate import measure
+from sb3_spiking.sweep.lists import TrainingList
+from sb3_spiking.sweep.logs import last_line, trained_steps
+from sb3_spiking.sweep.process import Process
+from sb3_spiking.sweep.state import State
+
+
+def start(folder, *options):
+    """A sweep in a process of its own."""
+    command = [sys.executable, "-m", "sb3_spiking", "sweep", "small.yml", *options]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_job_that_is_killed_goes_on_and_so_does_a_sweep(tmp_path, in_process):
+    write_list(tmp_path)
+    job = "CartPole-v1_relu_0"
+    sweep = start(tmp_path, "--jobs", "1")
+    try:
+        wait(lambda: list(tmp_path.glob("logs/training/small/*/*/*/checkpoint/checkpoint.json")))
+        (process,) = children(sweep.pid)
+        os.kill(process, signal.SIGKILL)
+        # The sweep starts it again, and it ends with the sweep
+        (process,) = wait(lambda: [child for child in children(sweep.pid) if child != process])
+        wait(lambda: f"of {STEPS} steps are done" in log_of(tmp_path, job))
+        state = State(tmp_path / "results/small")
+        assert state.is_locked(job)
+    finally:
+        sweep.kill()
+        sweep.communicate()
+    wait(lambda: not state.is_locked(job), 20)
+    assert not (tmp_path / "results/small/scores.csv").exists()
+    out, _ = in_process("sweep", "small.yml --status", tmp_path)
+    assert out.startswith("small.yml: 1 stopped, of 1 jobs\n")
+    assert re.search(rf"stopped: {job}, [\d,]+ of 3,000 steps", out)
+
+    out, _ = in_process("sweep", "small.yml", tmp_path)
+    assert f"{job}: done; 1 of 1 jobs done" in out
+    complete(tmp_path, [job])
+    log = log_of(tmp_path, job)
+    assert log.count("rl_zoo3.train") == 1
+    done = [int(steps) for steps in re.findall(rf"^(\d+) of {STEPS} steps are done", log, re.MULTILINE)]
+    assert len(done) == 2
+    assert 0 < done[0] <= done[1]
+    assert pd.read_csv(tmp_path / "results/small/scores.csv")["train_seconds"].isna().all()
+    out, _ = in_process("sweep", "small.yml --status", tmp_path)
+    assert out.startswith("small.yml: 1 done, of 1 jobs\n")
+    assert "| relu | " in out
+    # RL Zoo's plots
+    plots = f"-m rl_zoo3.plots.all_plots -a dqn -e CartPole-v1 -f logs/training/small/{job} --no-display".split()
+    assert re.search(r"\|CartPole-v1 +\|\d+ \+/- \d+ +\|", finished(python(*plots, folder=tmp_path, MPLBACKEND="agg")))
+
+
+@pytest.mark.slow
+def test_two_sweeps_share_the_jobs_of_a_list(tmp_path):
+    convert = {"convert": "relu", "arguments": "--num-steps 8 --frames 50 --decisions 20 --episodes 2 --max-steps 50"}
+    write_list(tmp_path, steps=500, methods={"relu": RELU, "converted": convert}, seeds=[0, 1])
+    sweeps = [start(tmp_path, "--jobs", "1") for _ in range(2)]
+    outputs = [sweep.communicate(timeout=300)[0] for sweep in sweeps]
+    assert [sweep.returncode for sweep in sweeps] == [0, 0], outputs
+    jobs = [f"CartPole-v1_{method}_{seed}" for method in ("relu", "converted") for seed in (0, 1)]
+    runs = pd.read_csv(tmp_path / "results/small/runs.csv")
+    assert sorted(zip(runs["method"], runs["seed"], strict=True)) == [(m, s) for m in ("converted", "relu") for s in (0, 1)]
+    assert runs.set_index(["method", "seed"])["num_steps"].to_dict()["converted", 0] == 8
+    for job in jobs:
+        logs = log_of(tmp_path, job)
+        assert logs.count(" python -m ") == 1, logs
+        assert logs.count(f"{job} is done") == 1, logs
+    assert {path.name for path in (tmp_path / "results/small").glob("CartPole*")} == set()
+
+
+def test_failed_jobs_are_listed_with_a_command_to_repeat_them(tmp_path, monkeypatch, capsys):
+    wrong = {"hyperparams": {**RELU["hyperparams"], "policy": "NoPolicy"}}
+    file = write_list(tmp_path, steps=300, methods={"wrong": wrong, "converted": {"convert": "wrong"}}, reference="wrong")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        commands.main(["sweep", str(file), "--jobs", "1", "--memory", "0.5"])
+    assert end.value.code == 1
+    title, *lines, again = capsys.readouterr().err.strip().splitlines()
+    assert title == "failed, 2 of 2 jobs:"
+    assert re.search("CartPole-v1_wrong_0: ValueError: Policy NoPolicy unknown", lines[0])
+    assert Path(lines[1].strip()).read_text().strip().splitlines()[-1].startswith("ValueError: Policy NoPolicy")
+    assert "CartPole-v1_converted_0: CartPole-v1_wrong_0 has failed, whose agent it converts" in lines[2]
+    names = "CartPole-v1_wrong_0 CartPole-v1_converted_0"
+    assert again == f"again: sb3-spiking sweep {file} --jobs 1 --memory 0.5 --only {names}"
+    commands.main(["sweep", str(file), "--status"])
+    assert "failed: CartPole-v1_wrong_0, ValueError: Policy NoPolicy unknown" in capsys.readouterr().out
+    assert not (tmp_path / "results/small/scores.csv").exists()
+
+
+def test_a_dry_run_measures_what_a_list_costs(tmp_path, monkeypatch, in_process):
+    file = write_list(tmp_path, seeds=[0, 1], steps=36_000)
+    jobs = TrainingList(file)
+    speed = measure(jobs, jobs.jobs[0], seconds=1, warm_up=0)
+    assert 20 < speed.steps < 20_000
+    monkeypatch.setattr("sb3_spiking.sweep.estimate.measure", lambda jobs, job: speed._replace(steps=10.0))
+    out, _ = in_process("sweep", "small.yml --dry-run --jobs 2", tmp_path)
+    assert "| relu   |    2 | 72,000 |      10 |     2 | measured now |" in out
+    assert "\n2 hours of jobs, threads of each: 1, 1 hours with 2 jobs at a time.\n" in out
+    # Finished jobs say it, and are not counted
+    (tmp_path / "results/small").mkdir(parents=True)
+    (tmp_path / "results/small/scores.csv").write_text("job,mean,train_seconds\nCartPole-v1_relu_0,1.0,7200\n")
+    out, _ = in_process("sweep", "small.yml --dry-run", tmp_path)
+    assert "small.yml: 2 jobs, 1 done" in out
+    assert "| relu   |    1 | 36,000 |       5 |     2 | finished jobs |" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results", "small.yml"]
+
+
+METHODS = {"relu": RELU, "spiking": {"arguments": "-conf sb3_spiking"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({"references": "relu"}, "", "small.yml: the list: 'references': perhaps reference"),
+        ({"reference": "rleu"}, "", "small.yml: 'rleu' is none of its methods, perhaps relu"),
+        ({"curves": ["leaky"]}, "", "small.yml: 'leaky' is none of its methods, expected relu, spiking"),
+        ({"seeds": [0, 0]}, "", "small.yml: method relu: seeds: [0, 0]: expected whole numbers, each once"),
+        ({"steps": "many"}, "", "small.yml: the list: steps: many: not a value that it can have"),
+        ({"methods": {"relu": {"argument": "-P"}}}, "", "small.yml: method relu: 'argument': perhaps arguments"),
+        ({"methods": {"a/b": {}}, "reference": "a/b"}, "", "small.yml: method 'a/b': expected a name that a folder can have"),
+        ({"methods": {"relu": {"convert": "relu"}}}, "", "small.yml: method relu: convert: 'relu' is no method that trains"),
+        (
+            {"environments": ["CartPole-v7"]},
+            "",
+            "method relu on CartPole-v7: there is no such environment, perhaps CartPole-v1",
+        ),
+        ({"methods": {"relu": {"algo": "dqnn"}}}, "", "method relu on CartPole-v1: algo 'dqnn': perhaps dqn"),
+        (
+            {"arguments": "-conf no.yml"},
+            "",
+            "on CartPole-v1: no hyperparameters of dqn for CartPole-v1 in -conf no.yml: FileNotFound",
+        ),
+        (
+            {"arguments": "-conf sb3_spiking.liu2022"},
+            "",
+            "no hyperparameters of dqn for CartPole-v1 in -conf sb3_spiking.liu2022",
+        ),
+        ({"arguments": "--gym-packages no_games"}, "", "--gym-packages no_games: No module named 'no_games'"),
+        ({}, "--only relu_1", "--only relu_1: in no job's name, expected CartPole-v1_relu_0, CartPole-v1_spiking_0"),
+        ({}, "--partition gpu", "--partition: goes with --on slurm"),
+        ({}, "--address auto", "--address: goes with --on ray"),
+        ({}, "--threads 1000", "--threads 1000: this machine has "),
+        ({}, "--memory 1e6", "--memory 1e+06: this machine has "),
+        ({}, "--gpus 0", "--gpus: 0: expected a number above 0"),
+        ({}, "--on slurm --slurm account=", "--slurm: account=: expected NAME=VALUE, such as account=abc"),
+    ],
+)
+def test_wrong_input_takes_one_line_before_anything_starts(changes, options, message, tmp_path, in_process, capsys):
+    write_list(tmp_path, **{"methods": METHODS, **changes})
+    with pytest.raises(SystemExit) as end:
+        in_process("sweep", f"small.yml {options}", tmp_path)
+    output = capsys.readouterr()
+    assert (end.value.code, output.out) == (2, "")
+    assert output.err.count("\n") == 1
+    assert message in output.err
+    assert [path.name for path in tmp_path.iterdir()] == ["small.yml"]
+
+
+def test_no_list_and_no_yaml(tmp_path, in_process, capsys):
+    (tmp_path / "broken.yml").write_text("methods: [")
+    for name, message in (("none.yml", "none.yml: there is no such list"), ("broken.yml", "broken.yml: no YAML: ")):
+        with pytest.raises(SystemExit):
+            in_process("sweep", name, tmp_path)
+        assert message in capsys.readouterr().err
+
+
+def test_two_lists_do_not_write_to_one_folder(tmp_path, in_process, capsys):
+    file = write_list(tmp_path)
+    State(tmp_path / "results/small").claim(tmp_path / "logs/training/small", file)
+    (tmp_path / "other").mkdir()
+    shutil.copy(file, tmp_path / "other")
+    for options, folder in (("", "logs/training/small"), ("--logs others --results results/small", "results/small")):
+        with pytest.raises(SystemExit):
+            in_process("sweep", f"other/small.yml {options}", tmp_path)
+        error = capsys.readouterr().err
+        assert "other/small.yml: " in error
+        assert f"{folder} belongs to another list, {file}; expected one of its own" in error
+    # The same list by another name, and one whose other place is gone
+    (tmp_path / "link").symlink_to(tmp_path)
+    State(tmp_path / "results/small").check_owner(tmp_path / "logs/training/small", tmp_path / "link/small.yml")
+    file.unlink()
+    State(tmp_path / "results/small").check_owner(tmp_path / "logs/training/small", tmp_path / "other/small.yml")
+
+
+def test_every_training_has_a_checkpoint(tmp_path):
+    own = {"hyperparams": {"callback": [{"sb3_spiking.Checkpoint": {"save_freq": 7}}]}}
+    methods = {
+        "relu": {"hyperparams": {"callback": None}},
+        "spiking": METHODS["spiking"],
+        "own": own,
+        "long": {"arguments": "-n 9000000"},
+    }
+    jobs = TrainingList(write_list(tmp_path, methods=methods))
+    for job, before, save_freq in zip(
+        jobs.jobs, ([], ["sb3_spiking.SpikeMonitor"], [], []), (150, 150, 7, 50_000), strict=True
+    ):
+        expected = [*before, {"sb3_spiking.Checkpoint": {"save_freq": save_freq}}]
+        assert f"callback:{expected!r}" in jobs.command(job, tmp_path)
+    assert [jobs.training_steps(job) for job in jobs.jobs] == [STEPS, STEPS, STEPS, 9_000_000]
+
+
+def test_outcomes_by_exit_status():
+    statuses = {
+        0: Outcome.DONE,
+        1: Outcome.FAILED,
+        2: Outcome.FAILED,
+        75: Outcome.TAKEN,
+        -9: Outcome.KILLED,
+        137: Outcome.KILLED,
+    }
+    assert {status: outcome(status) for status in statuses} == statuses
+
+
+def test_slots_by_threads_memory_and_gpus(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": int(32e9 / 4096)}.get)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for resources, slots in (
+        (Resources(), 8),
+        (Resources(threads=3), 2),
+        (Resources(memory=10), 3),
+        (Resources(gpus=1), 2),
+        (Resources(gpus=0.5), 4),
+    ):
+        assert Local(resources).slots == slots
+
+
+def test_each_slot_has_gpus_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    for gpus, expected in ((0, ["", ""]), (0.5, ["0", "0", "1", "1"]), (1, ["0", "1"]), (2, ["0,1"])):
+        engine = Local(Resources(gpus=gpus))
+        script = "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(60)"
+        logs = [tmp_path / f"{gpus}-{number}.log" for number in range(len(expected))]
+        for log in logs:
+            engine.start("job", Process(("-u", "-c", script), str(log), str(tmp_path), {}))
+        wait(lambda logs=logs: all(log.read_text() for log in logs))
+        engine.close()
+        assert [log.read_text().strip() for log in logs] == expected
+
+
+def test_what_a_log_says(tmp_path):
+    log = tmp_path / "train.log"
+    assert trained_steps(log) == 0
+    assert last_line(log) == f"nothing was written to {log}"
+    log.write_text("|    total_timesteps  | 1024     |\nEval num_timesteps=2000, episode_reward=9\n\n")
+    assert (trained_steps(log), last_line(log)) == (2000, "Eval num_timesteps=2000, episode_reward=9")
+    with log.open("a") as file:
+        file.write("1500 of 3000 steps are done, 1500 to go\n" + "x" * 40_000 + "\n|    total_timesteps | 1501 |\n")
+    assert trained_steps(log) == 1501
+
+
+def test_the_lists_of_this_repository(tmp_path):
+    files = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.yml"))
+    assert len(files) > 10
+    for file in files:
+        jobs = TrainingList(file, tmp_path)
+        jobs.check(jobs.jobs)
+        assert all(jobs.command(job, tmp_path) for job in jobs.jobs)
