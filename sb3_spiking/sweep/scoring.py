@@ -21,7 +21,6 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import sb3_spiking  # noqa: F401  (saved spiking agents name its policy)
 from sb3_spiking.evaluation.agents import Agent
 from sb3_spiking.files import replace_file
 from sb3_spiking.sharing.zoo_files import read_environment
