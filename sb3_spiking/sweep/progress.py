@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
@@ -68,8 +68,8 @@ class Progress:
             if job not in conditions or (conditions[job] == "failed" and before[job] != "failed"):
                 print(f"{job.name}: {conditions.get(job, 'done')}; {self._total(conditions, running, now)}", flush=True)
 
-    def _table(self, conditions: Mapping[Job, str], running: list[Job], now: float) -> Table:
-        table = Table(box=None, caption=self._total(conditions, running, now), caption_justify="left")
+    def _table(self, conditions: Mapping[Job, str], running: list[Job], now: float) -> Group:
+        table = Table(box=None)
         table.add_column("job", no_wrap=True)
         for title in ("steps", "of", "steps/s", "expected end"):
             table.add_column(title, justify="right")
@@ -77,11 +77,11 @@ class Progress:
             since, first = self._first[job]
             steps, asked = self._steps[job], self._asked[job]
             speed = (steps - first) / (now - since) if now > since else 0.0
-            end = _end((asked - steps) / speed) if speed > 0 else ""
-            table.add_row(job.name, f"{steps:,}", f"{asked:,}", f"{speed:,.0f}" if speed > 0 else "", end)
+            end = "is scored" if steps >= asked > 0 else _end((asked - steps) / speed) if speed > 0 else ""
+            table.add_row(job.name, f"{steps:,}", f"{asked:,}", f"{speed:,.0f}" if speed > 0 and steps < asked else "", end)
         if len(running) > _ROWS:
             table.add_row(f"and {len(running) - _ROWS} more")
-        return table
+        return Group(table, self._total(conditions, running, now))
 
     def _total(self, conditions: Mapping[Job, str], running: list[Job], now: float) -> str:
         """All jobs in one line."""

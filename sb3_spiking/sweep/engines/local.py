@@ -33,7 +33,8 @@ class Local:
 
     def __init__(self, resources: Resources) -> None:
         self._gpus = resources.gpus
-        have: dict[str, tuple[int, float, str]] = {"cores": (len(os.sched_getaffinity(0)), resources.threads, "--threads")}
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        have: dict[str, tuple[int, float, str]] = {"cores": (cores, resources.threads, "--threads")}
         if resources.memory is not None:
             gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
             have["GB of memory"] = (int(gigabytes), resources.memory, "--memory")

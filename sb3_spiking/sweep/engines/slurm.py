@@ -71,9 +71,7 @@ class Slurm:
             raise AgentError(f"--on slurm: {error}; pip install 'sb3_spiking[slurm]'") from error
         if resources.gpus != int(resources.gpus):
             raise AgentError(f"--gpus {resources.gpus}: Slurm gives whole ones")
-        self._states: dict[str, str] = {}
-        self._looked = -_LOOK
-        self.states()
+        self._states, self._looked = _queue(), time.monotonic()
         cloudpickle.register_pickle_by_value(process_module)
         self._folder, self._job_class = folder, submitit.SlurmJob
         self._executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=_MOST_TIMEOUTS)
@@ -84,20 +82,10 @@ class Slurm:
         self._executor.update_parameters(**asked, additional_parameters={"requeue": True, "open_mode": "append", **options})
 
     def states(self) -> dict[str, str]:
-        """What Slurm says of one's own jobs, by id; looked up from time to time."""
+        """States of one's own jobs, by id; looked up from time to time, and as they were where Slurm is too busy to answer."""
         if time.monotonic() - self._looked >= _LOOK:
-            command = ["squeue", "--me", "--noheader", "--states=all", "--format=%i %T"]
-            try:
-                found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-            except FileNotFoundError as error:
-                raise AgentError(
-                    "--on slurm: there is no Slurm on this machine (no squeue); expected a node of a cluster"
-                ) from error
-            except subprocess.CalledProcessError as error:
-                raise AgentError(f"--on slurm: Slurm does not answer: {' '.join(error.stderr.split())}") from error
-            except subprocess.TimeoutExpired as error:
-                raise AgentError("--on slurm: Slurm does not answer within a minute") from error
-            self._states = dict(line.split(maxsplit=1) for line in found.splitlines())
+            with contextlib.suppress(AgentError):
+                self._states = _queue()
             self._looked = time.monotonic()
         return self._states
 
@@ -119,3 +107,17 @@ class Slurm:
 
     def close(self) -> None:
         """The jobs stay in the queue."""
+
+
+def _queue() -> dict[str, str]:
+    """States of one's own jobs, those that have ended a while ago among them, by id."""
+    command = ["squeue", "--me", "--noheader", "--states=all", "--format=%i %T"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except FileNotFoundError as error:
+        raise AgentError("--on slurm: there is no Slurm on this machine (no squeue); expected a node of a cluster") from error
+    except subprocess.CalledProcessError as error:
+        raise AgentError(f"--on slurm: Slurm does not answer: {' '.join(error.stderr.split())}") from error
+    except subprocess.TimeoutExpired as error:
+        raise AgentError("--on slurm: Slurm does not answer within a minute") from error
+    return dict(line.split(maxsplit=1) for line in found.splitlines())
