@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "scores, firing rates and energy of trained agents, side by side",
     "robustness": "scores of agents whose weights are rounded, or that see only a part",
     "convert": "a trained ReLU agent becomes a spiking one",
+    "export": "an agent for other simulators and for chips, and whether it is the same there",
     "resume": "a training goes on from its checkpoint",
 }
 #: Commands of RL Zoo, repaired; they have its options

@@ -10,7 +10,6 @@ NIR's neurons are differential equations; they become ours with Euler steps of :
 divided by ``1 - beta``, since norse leaves ``r`` out.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,15 @@ from torch import nn
 from sb3_spiking.errors import AgentError, one_line
 from sb3_spiking.export.network import Network, Stage, reduction
 from sb3_spiking.export.packages import needed
-from sb3_spiking.files import replace_file
+from sb3_spiking.export.record import record_of, write_record
 from sb3_spiking.policies import SpikingPolicy
 from sb3_spiking.sharing.archive import AgentRecord, parse_json
 from sb3_spiking.sharing.loading import build
-from sb3_spiking.sharing.saving import config
+from sb3_spiking.sharing.saving import FORMAT
 from sb3_spiking.sharing.spaces import space_from_json
 
 #: Seconds of a simulation step, those of snnTorch's own export and import
 DT = 1e-4
-FORMAT = 1
 
 
 def check_nir(network: Network, approximate: bool = False) -> list[str]:
@@ -108,44 +106,33 @@ def _array(tensor: th.Tensor) -> np.ndarray:
     return tensor.cpu().numpy()
 
 
-def write_nir(network: Network, path: Path, approximate: bool = False, **about: Any) -> list[str]:
+def write_nir(network: Network, path: Path, approximate: bool = False) -> list[str]:
     """
-    Write an agent as ``path`` and a record of the same name that ends with ``.json``.
+    Write an agent and its record.
 
     :param network: an agent
     :param path: of the graph
     :param approximate: see :func:`check_nir`
-    :param about: more to say in the record
     :return: what is approximated
     :raises AgentError: for what NIR cannot say
     """
     nir = needed("nir")
     approximated = check_nir(network, approximate)
-    settings = network.settings
-    record = {
-        **config(network.model),
-        "format": FORMAT,
-        "graph": path.name,
-        "num_steps": settings.num_steps,
-        "seconds_of_a_step": DT,
-        "input": "the preprocessed observation at each step: SB3's preprocess_obs, channels first, without a dimension of batches",
-        "values": f"{reduction(settings.readout)} over the steps of what comes out",
-        "approximated": approximated,
-        **about,
-    }
     draft = path.with_name(f".{path.name}")
     try:
         nir.write(draft, nir_graph(network))
-        replace_file(path, draft.read_bytes())
+        write_record(
+            path,
+            network.model,
+            seconds_of_a_step=DT,
+            input="the preprocessed observation at each step: SB3's preprocess_obs, channels first, without a batch's dimension",
+            values=f"the {reduction(network.settings.readout)} over the steps of what comes out",
+            approximated=approximated,
+        )
+        draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-    replace_file(record_of(path), json.dumps(record, indent=1).encode())
     return approximated
-
-
-def record_of(path: Path) -> Path:
-    """Of the record beside a graph."""
-    return path.with_suffix(".json")
 
 
 def from_nir(path: str | Path, device: th.device | str = "auto") -> DQN:

@@ -1,5 +1,6 @@
 """Agents as ONNX graphs: observations in, Q-values out, the whole window within."""
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 
 from sb3_spiking.export.network import check_spiking
 from sb3_spiking.export.packages import needed
-from sb3_spiking.files import replace_file
+from sb3_spiking.export.record import write_record
 
 
 class _Window(nn.Module):
@@ -21,16 +22,14 @@ class _Window(nn.Module):
 
     def __init__(self, model: DQN) -> None:
         super().__init__()
-        self._network = model.policy.q_net
+        network = copy.deepcopy(model.policy.q_net).requires_grad_(False).eval()
+        # No module of this one: the exporter walks through states, and takes no record of settings among their tensors
+        self._network: tuple[Any, ...] = (network,)
         self._names = names_of(model) if isinstance(model.observation_space, spaces.Dict) else None
 
     def forward(self, *parts: th.Tensor) -> th.Tensor:
         observations: Any = parts[0] if self._names is None else dict(zip(self._names, parts, strict=True))
-        return self._network.spiking_values(observations)
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, th.Tensor]:  # type: ignore[override]
-        """Tensors alone: the exporter takes no record of settings."""
-        return {name: each for name, each in super().state_dict(*args, **kwargs).items() if isinstance(each, th.Tensor)}
+        return self._network[0].spiking_values(observations)
 
 
 def names_of(model: BaseAlgorithm) -> list[str]:
@@ -49,7 +48,7 @@ def write_onnx(model: BaseAlgorithm, path: Path) -> None:
     check_spiking(model)
     assert isinstance(model, DQN)
     needed("onnx")
-    observations = _parts(model, {name: space.sample()[None] for name, space in _spaces(model).items()})
+    observations = {name: np.asarray(space.sample())[None] for name, space in _spaces(model).items()}
     tensors = tuple(th.as_tensor(each).to(model.device) for each in observations.values())
     names = list(observations)
     draft = path.with_name(f".{path.name}")
@@ -65,7 +64,8 @@ def write_onnx(model: BaseAlgorithm, path: Path) -> None:
                 dynamic_axes={name: {0: "batch"} for name in (*names, "values")},
                 dynamo=False,
             )
-        replace_file(path, draft.read_bytes())
+        write_record(path, model, inputs=names)
+        draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
 
@@ -73,11 +73,6 @@ def write_onnx(model: BaseAlgorithm, path: Path) -> None:
 def _spaces(model: DQN) -> dict[str, Any]:
     space = model.observation_space
     return dict(space.spaces) if isinstance(space, spaces.Dict) else {"observation": space}
-
-
-def _parts(model: DQN, observations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Observations of a graph, with Discrete ones as SB3 has them: whole numbers of shape (B,)."""
-    return {name: np.asarray(value).astype(_spaces(model)[name].dtype, copy=False) for name, value in observations.items()}
 
 
 class OnnxAgent:

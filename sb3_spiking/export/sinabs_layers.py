@@ -18,6 +18,7 @@ from sb3_spiking.errors import AgentError
 from sb3_spiking.export.fixed_point import LOWEST_STATE, scale_of
 from sb3_spiking.export.network import Network, Stage
 from sb3_spiking.export.packages import needed
+from sb3_spiking.export.record import write_record
 
 
 def check_sinabs(network: Network) -> None:
@@ -109,14 +110,26 @@ def run_sinabs(module: nn.Module, inputs: th.Tensor, num_steps: int) -> th.Tenso
 
 def write_sinabs(network: Network, path: Path) -> nn.Sequential:
     """
+    Write the module, which ``torch.load(path, weights_only=False)`` reads, and its record.
+
     :param network: an agent
-    :param path: of the module, which ``torch.load(path, weights_only=False)`` reads
+    :param path: of the module
     :return: the module
     """
     module = sinabs_network(network)
+    readout = None
+    if network.linear is not None:
+        readout = dict(zip(("weight", "bias"), (each.tolist() for each in network.linear), strict=True))
     draft = path.with_name(f".{path.name}")
     try:
         th.save(module, draft)
+        write_record(
+            path,
+            network.model,
+            input="the preprocessed observation at each step: SB3's preprocess_obs, channels first, (B * T, *)",
+            values="the mean over the steps of what comes out" + ("" if readout is None else ", times weight, and bias, of readout"),
+            readout_layer=readout,
+        )
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

@@ -65,7 +65,7 @@ class SpikingLayer(nn.Module):
             return self._through_rates(window, self.shares)
         currents = self._currents(delayed(window) if self.delay else window)
         if self.normalization is not None:
-            currents = self.normalization(currents.flatten(0, 1)).unflatten(0, currents.shape[:2])
+            currents = self.normalization(currents.flatten(0, 1)).unflatten(0, (len(currents), -1))
         return self.neuron(currents, self.num_steps)
 
     def _through_rates(self, window: th.Tensor, shares: rates.LayerShares) -> th.Tensor:
@@ -100,7 +100,7 @@ class SpikingLayer(nn.Module):
             if isinstance(self.connection, nn.Linear):
                 images = images.flatten(1)
             currents: th.Tensor = self.connection(images)
-            return currents.unflatten(0, window.shape[:2])
+            return currents.unflatten(0, (len(window), -1))
         return currents_of(window, self.connection.weight, self.connection.bias, self._stride)
 
     def is_constant(self) -> bool:
