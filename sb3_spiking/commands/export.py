@@ -4,14 +4,17 @@ Take a spiking agent to other simulators and to chips, with proof that it is the
     sb3-spiking export --to nir --algo dqn --env CartPole-v1 -f rl-trained-agents
     sb3-spiking export --check --algo dqn --env CartPole-v1 -f rl-trained-agents
 
-nir: a graph for snnTorch, norse and others, which sb3_spiking.from_nir plays again. sinabs: a PyTorch module of the neurons that
-SynSense's Speck and DYNAP-CNN have. onnx: observations in, Q-values out, for onnxruntime. What was written plays beside the agent,
-and how many decisions are equal is printed.
+nir: a graph for snnTorch, norse and others, which sb3_spiking.from_nir plays again. sinabs: a PyTorch module of the neurons
+that SynSense's Speck and DYNAP-CNN have. onnx: observations in, Q-values out, for onnxruntime. What was written plays beside
+the agent, and how many decisions are equal is printed.
 """
 
 import argparse
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch as th
 
@@ -23,10 +26,10 @@ from sb3_spiking.evaluation.episodes import PROTOCOLS
 from sb3_spiking.evaluation.results import interval
 from sb3_spiking.evaluation.scores import score_limits
 from sb3_spiking.evaluation.table import markdown
-from sb3_spiking.export.chips import memory_of, place
+from sb3_spiking.export.chips import CHIPS, memory_of, place
 from sb3_spiking.export.comparison import compare, per_second, values_of
-from sb3_spiking.export.fixed_point import on_chip
-from sb3_spiking.export.network import network_of
+from sb3_spiking.export.fixed_point import can_be_rounded, on_chip
+from sb3_spiking.export.network import Network, network_of
 from sb3_spiking.export.targets import TARGETS, Target
 
 
@@ -70,33 +73,39 @@ def _export(agent: Agent, target: Target, args: argparse.Namespace) -> None:
 
 
 def _check(agent: Agent, args: argparse.Namespace) -> None:
-    rows = []
     for name, target in TARGETS.items():
-        try:
-            target.check(agent.model, False)
-            rows.append((name, "yes"))
-        except AgentError as error:
-            rows.append((name, f"no: {error}"))
+        print(f"{name}: {_said(partial(target.check, agent.model, False))}")
+    chip = _said(partial(network_of, agent.model))
+    if chip != "yes":
+        print(f"{CHIPS}: {chip}")
+        return
     network = network_of(agent.model)
     placed = place(network)
-    rows.append(("Speck, DYNAP-CNN", f"no: {len(placed.problems)} below" if placed.problems else "yes"))
-    print(markdown(["", "holds the agent"], rows))
+    print(f"{CHIPS}: {'no' if placed.problems else 'yes'}")
+    for problem in placed.problems:
+        print(f"- {problem}")
     layers = []
     for stage, core in zip(network.stages, placed.cores, strict=True):
-        memory = memory_of(stage)
-        layers.append((str(stage), *(f"{each:,}" for each in memory), "none" if core is None else str(core)))
+        layers.append((str(stage), *(f"{each:,}" for each in memory_of(stage)), "none" if core is None else str(core)))
     print(f"\n{markdown(['layer', 'weights', 'neurons', 'biases', 'core'], layers)}\n")
-    for problem in placed.problems:
-        print(problem)
     if network.linear is not None:
-        print("the output layer, of spike counts, is the host's")
-    if network.has_events and all(stage.beta == 1 and stage.fires and stage.resets_at_once for stage in network.stages):
-        _rounded(agent, args)
+        print("The host computes the output layer from the counts of the last spikes.")
+    if can_be_rounded(network):
+        _play_rounded(agent, network, args)
 
 
-def _rounded(agent: Agent, args: argparse.Namespace) -> None:
+def _said(check: Callable[[], Any]) -> str:
+    """What a check says of an agent."""
+    try:
+        check()
+    except AgentError as error:
+        return f"no, {error}"
+    return "yes"
+
+
+def _play_rounded(agent: Agent, network: Network, args: argparse.Namespace) -> None:
     """How the agent plays with the numbers of a chip."""
-    chip = on_chip(network_of(agent.model))
+    chip = on_chip(network)
     found = compare(agent, values_of(chip.policy), args.decisions, seed=args.seed, n_envs=args.n_envs)
     print(f"weights of 8 bits, membranes of 16: {found}")
     players = [dataclasses.replace(agent, name="32 bits"), dataclasses.replace(agent, name="8 bits", model=chip)]

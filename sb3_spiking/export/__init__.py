@@ -1,1 +1,1 @@
-"""Spiking agents for other simulators and for chips: what an agent is, what each target takes, and whether it stayed the same."""
+"""Spiking agents for other simulators and for chips: what each of these takes, and whether an agent stayed the same."""

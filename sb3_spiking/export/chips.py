@@ -1,9 +1,9 @@
 """
 Which layers SynSense's Speck and DYNAP-CNN hold.
 
-Cores are those of sinabs 3.1.3, ``sinabs/backend/dynapcnn/chips/dynapcnn.py``, which Speck 2e and 2f share; what a layer takes of
-them is ``DynapcnnLayer.memory_summary`` there. Kernels, strides, channels and sizes are those of samna's page on the Speck series
-(https://synsense-sys-int.gitlab.io/samna/models/speckSeries/speck2b.html).
+Cores are those of sinabs 3.1.3, ``sinabs/backend/dynapcnn/chips/dynapcnn.py``, which Speck 2e and 2f share; what a layer takes
+of them is ``DynapcnnLayer.memory_summary`` there. Kernels, strides, channels and sizes are those of samna's page on the Speck
+series (https://synsense-sys-int.gitlab.io/samna/models/speckSeries/speck2b.html).
 """
 
 import math
@@ -35,6 +35,7 @@ class Memory(NamedTuple):
         return all(there >= taken for there, taken in zip(self, other, strict=True))
 
 
+CHIPS = "Speck, DYNAP-CNN"
 _KI = 1024
 CORES = tuple(
     Memory(weights * _KI, neurons * _KI, 1024)
@@ -111,8 +112,8 @@ def _around(network: Network) -> list[str]:
     settings, problems = network.settings, []
     if not network.has_events:
         problems.append(
-            f"observations, {network.model.observation_space}: a chip takes events; train on zeros and ones, such as MinAtar's "
-            "planes or sb3_spiking.events.BrightPixels"
+            f"observations of {network.model.observation_space}: a chip takes events; train on zeros and ones, such as "
+            "MinAtar's planes"
         )
     if settings.layer_delay:
         problems.append("layer_delay=True: a core works on a spike when it comes; train with layer_delay=False")
@@ -128,8 +129,8 @@ def _against(stage: Stage) -> list[str]:
         problems.append(f"beta={stage.beta:g}: neurons of a chip do not leak in proportion; train with beta=1")
     if stage.fires and not stage.resets_at_once and stage.beta == 1:
         problems.append(
-            f"reset_mechanism={stage.reset_mechanism!r}, reset_delay={stage.reset_delay}: a chip subtracts the threshold or goes "
-            "to zero; train with reset_mechanism='subtract', reset_delay=True"
+            f"reset_mechanism={stage.reset_mechanism!r}, reset_delay={stage.reset_delay}: a chip subtracts the threshold or "
+            "goes to zero; train with reset_mechanism='subtract', reset_delay=True"
         )
     if stage.stride not in STRIDES:
         problems.append(f"stride {stage.stride}: train with a stride of {', '.join(map(str, STRIDES))}")

@@ -1,9 +1,10 @@
 """
 An agent with the numbers of SynSense's chips: weights and biases of 8 bits, membranes of 16 bits, whole numbers all of them.
 
-Each layer has one factor for its weights, biases and threshold, the largest with which all fit, and everything is rounded: what
-sinabs' ``discretize`` does. A neuron fires when its membrane is at least the threshold. Membranes stop at the ends of 16 bits; the
-chip adds event by event, which we do step by step. The output layer of the ``rate`` readout is the host's and stays as it is.
+Each layer has one factor for its weights, biases and threshold, the largest with which all fit, and everything is rounded:
+what sinabs does when it discretizes. A neuron fires when its membrane is at least the threshold. Membranes stop at the ends of 16
+bits; the chip adds event by event, which we do step by step. The output layer of the ``rate`` readout is the host's and stays as
+it is.
 """
 
 import copy
@@ -92,9 +93,15 @@ class ChipLayer(nn.Module):
         return self.neuron(currents.unflatten(0, window.shape[:2]), self.num_steps)
 
 
+def can_be_rounded(network: Network) -> bool:
+    """Whether :func:`on_chip` takes an agent: events, and neurons that a chip has, whatever the size of the layers."""
+    neurons = all(stage.fires and stage.beta == 1 and stage.resets_at_once for stage in network.stages)
+    return neurons and network.has_events and not network.settings.layer_delay
+
+
 def on_chip(network: Network) -> DQN:
     """
-    :param network: an agent without leak, normalisation, or membranes that are read
+    :param network: an agent that :func:`can_be_rounded` takes
     :return: a copy that plays with the numbers of a chip
     """
     model = network.model

@@ -1,20 +1,22 @@
 """
 Agents as NIR graphs (Pedersen et al. 2024, Nature Communications 15:8122), and back.
 
-The graph is one simulation step: convolutions and linear layers with LIF neurons, or IF neurons where nothing leaks, that reset
-to zero. What is not in it stands in a record of JSON beside it: the number of steps, how an observation becomes input, how what
-comes out becomes Q-values, spaces and actions.
+The graph is one simulation step: convolutions and linear layers with LIF neurons, or IF neurons where nothing leaks, that
+reset to zero. What is not in it stands in a record of JSON beside it: the number of steps, how an observation becomes input, how
+what comes out becomes Q-values, spaces and actions.
 
 NIR's neurons are differential equations; they become ours with Euler steps of :data:`DT`, as snnTorch and norse take them:
 ``v <- v + DT / tau (r i - v)`` is ``U <- beta U + (1 - beta) i`` with ``tau = DT / (1 - beta)`` and ``r = 1``. Weights are
 divided by ``1 - beta``, since norse leaves ``r`` out.
 """
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import DQN
 from torch import nn
 
@@ -79,7 +81,7 @@ def nir_graph(network: Network) -> Any:
     actions = int(network.model.action_space.n)  # type: ignore[attr-defined]
     nodes["output"] = nir.Output(output_type=np.array([actions]))
     names = list(nodes)
-    return nir.NIRGraph(nodes, list(zip(names[:-1], names[1:], strict=True)))
+    return nir.NIRGraph(nodes, list(itertools.pairwise(names)))
 
 
 def _flatten_for(nodes: dict[str, Any], shape: tuple[int, ...], weight: th.Tensor) -> None:
@@ -125,7 +127,7 @@ def write_nir(network: Network, path: Path, approximate: bool = False) -> list[s
             path,
             network.model,
             seconds_of_a_step=DT,
-            input="the preprocessed observation at each step: SB3's preprocess_obs, channels first, without a batch's dimension",
+            input="the preprocessed observation at each step: SB3's preprocess_obs, channels first, one decision at a time",
             values=f"the {reduction(network.settings.readout)} over the steps of what comes out",
             approximated=approximated,
         )
@@ -168,7 +170,8 @@ def _layers(nir: Any, graph: Any) -> list[tuple[Any, Any]]:
     following = dict(graph.edges)
     if len(following) != len(graph.edges):
         raise ValueError("a graph with branches: expected layers one after another")
-    nodes, name = [], "input"
+    nodes: list[Any] = []
+    name = "input"
     while name in following and len(nodes) <= len(following):
         name = following[name]
         if not isinstance(graph.nodes[name], (nir.Flatten, nir.Output)):
@@ -222,9 +225,10 @@ def _settings(nir: Any, record: dict[str, Any], layers: list[tuple[Any, Any]]) -
 
 def _parameters(data: dict[str, Any], layers: list[tuple[Any, Any]]) -> dict[str, Any]:
     """What a policy's state is with the weights of the graph."""
-    spaces = [space_from_json(data.get(name)) for name in ("observation_space", "action_space")]
+    observations, actions = (space_from_json(data.get(name)) for name in ("observation_space", "action_space"))
+    assert isinstance(actions, spaces.Discrete)
     normalize = bool(data.get("policy_kwargs", {}).get("normalize_images", True))
-    policy = SpikingPolicy(*spaces, lambda _: 0.0, normalize_images=normalize, **data["settings"])  # type: ignore[arg-type]
+    policy = SpikingPolicy(observations, actions, lambda _: 0.0, normalize_images=normalize, **data["settings"])
     for network in (policy.q_net, policy.q_net_target):
         connections: list[Any] = [each for each in network.modules() if isinstance(each, (nn.Conv2d, nn.Linear))]
         with th.no_grad():
@@ -232,5 +236,3 @@ def _parameters(data: dict[str, Any], layers: list[tuple[Any, Any]]) -> dict[str
                 connection.weight.copy_(th.as_tensor(node.weight))
                 connection.bias.copy_(th.as_tensor(node.bias))
     return policy.state_dict()
-
-

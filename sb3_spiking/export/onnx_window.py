@@ -90,7 +90,7 @@ class OnnxAgent:
 
     def values(self, observations: Any) -> np.ndarray:
         """
-        :param observations: of the environments, an array or a dict of arrays, shape (B, \\*)
+        :param observations: as the policy takes them, images with channels first; an array or a dict of arrays, (B, \\*)
         :return: Q-values, shape (B, A)
         """
         inputs = [each.name for each in self._session.get_inputs()]

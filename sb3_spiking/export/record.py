@@ -27,7 +27,8 @@ def write_record(path: Path, model: DQN, **about: Any) -> None:
     :raises AgentError: for an agent that JSON cannot hold
     """
     try:
-        text = json.dumps({**config(model), "num_steps": model.policy.settings.num_steps, **about}, indent=1)
+        record = config(model)
+        text = json.dumps({**record, "num_steps": record["settings"]["num_steps"], **about}, indent=1)
     except ValueError as error:
         raise AgentError(str(error)) from error
     replace_file(record_of(path), text.encode())

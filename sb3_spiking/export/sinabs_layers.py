@@ -1,6 +1,6 @@
 """
-Agents as sinabs modules: convolutions and linear layers, each before integrate-and-fire or leaky neurons, as SynSense's Speck and
-DYNAP-CNN take them.
+Agents as sinabs modules: convolutions and linear layers, each before integrate-and-fire or leaky neurons, as SynSense's Speck
+and DYNAP-CNN take them.
 
 sinabs' neurons fire at ``v >= spike_threshold``, ours above the threshold: theirs is the next number above ours, and what a
 spike subtracts stays ours. They fire once a step (``SingleSpike``); sinabs' default, ``MultiSpike``, is another network.
@@ -30,11 +30,13 @@ def check_sinabs(network: Network) -> None:
     for stage in network.stages:
         if not stage.fires:
             raise AgentError(
-                f"readout={settings.readout!r}: neurons of a chip fire, and membranes are not read; train with readout='rate' or "
-                "'spike'"
+                f"readout={settings.readout!r}: neurons of a chip fire, and membranes are not read; train with "
+                "readout='rate' or 'spike'"
             )
         if stage.reset_mechanism == "none":
-            raise AgentError("reset_mechanism='none': neurons of sinabs reset; train with reset_mechanism='subtract' or 'zero'")
+            raise AgentError(
+                "reset_mechanism='none': neurons of sinabs reset; train with reset_mechanism='subtract' or 'zero'"
+            )
         if stage.reset_mechanism == "subtract" and not stage.reset_delay:
             raise AgentError(
                 "reset_delay=False with reset_mechanism='subtract': snnTorch holds back spikes of a membrane above twice the "
@@ -44,8 +46,8 @@ def check_sinabs(network: Network) -> None:
             raise AgentError("beta=0 with reset_mechanism='subtract': nothing is left to subtract from; train with beta=1")
     if settings.layer_delay:
         raise AgentError(
-            "layer_delay=True: sinabs' layers see spikes in the step in which they are fired; train with layer_delay=False, or "
-            "convert with --no-layer-delay"
+            "layer_delay=True: sinabs' layers see spikes in the step in which they are fired; train with layer_delay=False, "
+            "or convert with --no-layer-delay"
         )
 
 
@@ -127,7 +129,8 @@ def write_sinabs(network: Network, path: Path) -> nn.Sequential:
             path,
             network.model,
             input="the preprocessed observation at each step: SB3's preprocess_obs, channels first, (B * T, *)",
-            values="the mean over the steps of what comes out" + ("" if readout is None else ", times weight, and bias, of readout"),
+            values="the mean over the steps of what comes out"
+            + ("" if readout is None else ", times weight, and bias, of readout"),
             readout_layer=readout,
         )
         draft.replace(path)

@@ -61,7 +61,15 @@ def _sinabs(model: BaseAlgorithm, path: Path, approximate: bool) -> Exported:
 
 def _onnx(model: BaseAlgorithm, path: Path, approximate: bool) -> Exported:
     write_onnx(model, path)
-    return Exported(OnnxAgent(path).values)
+    runtime = OnnxAgent(path)
+
+    def values(observations: Any) -> np.ndarray:
+        tensors: Any = model.policy.obs_to_tensor(observations)[0]
+        if isinstance(tensors, dict):
+            return runtime.values({name: each.cpu().numpy() for name, each in tensors.items()})
+        return runtime.values(tensors.cpu().numpy())
+
+    return Exported(values)
 
 
 #: By name
