@@ -19,8 +19,9 @@ FLOORS = (
     ("training",),
     ("evaluation",),
     ("conversion", "hub"),
+    ("export",),
     ("zoo",),
-    ("liu2022", "minatar"),  # names that RL Zoo takes
+    ("chip", "liu2022", "minatar"),  # names that RL Zoo takes
     ("commands",),
     ("__init__", "__main__"),
 )

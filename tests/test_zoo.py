@@ -15,6 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import sb3_spiking
+import sb3_spiking.chip
 import sb3_spiking.liu2022
 from custom_envs import algorithm_asked_for
 from sb3_spiking import SpikingPolicy

@@ -2,9 +2,9 @@
 An agent with the numbers of SynSense's chips: weights and biases of 8 bits, membranes of 16 bits, whole numbers all of them.
 
 Each layer has one factor for its weights, biases and threshold, the largest with which all fit, and everything is rounded:
-what sinabs does when it discretizes. A neuron fires when its membrane is at least the threshold. Membranes stop at the ends of 16
-bits; the chip adds event by event, which we do step by step. The output layer of the ``rate`` readout is the host's and stays as
-it is.
+what sinabs does when it discretizes. A neuron fires when its membrane is at least the threshold. Membranes stop at the ends of
+16 bits; the chip adds event by event, which we do step by step. The output layer of the ``rate`` readout is the host's and
+stays as it is.
 """
 
 import copy

@@ -2,8 +2,8 @@
 Agents as NIR graphs (Pedersen et al. 2024, Nature Communications 15:8122), and back.
 
 The graph is one simulation step: convolutions and linear layers with LIF neurons, or IF neurons where nothing leaks, that
-reset to zero. What is not in it stands in a record of JSON beside it: the number of steps, how an observation becomes input, how
-what comes out becomes Q-values, spaces and actions.
+reset to zero. What is not in it stands in a record of JSON beside it: the number of steps, how an observation becomes input,
+how what comes out becomes Q-values, spaces and actions.
 
 NIR's neurons are differential equations; they become ours with Euler steps of :data:`DT`, as snnTorch and norse take them:
 ``v <- v + DT / tau (r i - v)`` is ``U <- beta U + (1 - beta) i`` with ``tau = DT / (1 - beta)`` and ``r = 1``. Weights are
@@ -77,7 +77,7 @@ def nir_graph(network: Network) -> Any:
     if network.linear is not None:
         weight, bias = (_array(each) for each in network.linear)
         _flatten_for(nodes, network.stages[-1].out_shape, network.linear[0])
-        nodes["values"] = nir.Affine(weight, bias)
+        nodes["readout"] = nir.Affine(weight, bias)
     actions = int(network.model.action_space.n)  # type: ignore[attr-defined]
     nodes["output"] = nir.Output(output_type=np.array([actions]))
     names = list(nodes)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch as th
 from torch import nn
+from torch.nn import functional as F
 
 from sb3_spiking.snn import rates
 from sb3_spiking.snn.kernels import currents as currents_of
@@ -19,7 +20,8 @@ def delayed(window: th.Tensor) -> th.Tensor:
     :param window: shape (T, \\*)
     :return: the window one step later, nothing at the first step, shape (T, \\*)
     """
-    return th.cat([th.zeros_like(window[:1]), window[:-1]])
+    # Padding, not zeros beside it: what PyTorch exports then takes any number of samples
+    return F.pad(window[:-1], (0, 0) * (window.dim() - 1) + (1, 0))
 
 
 class SpikingLayer(nn.Module):
