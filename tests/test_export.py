@@ -354,7 +354,7 @@ def test_a_thousand_decisions_by_sinabs(env, tmp_path):
         {**LIF, "reset_mechanism": "none"},
         {**LIF, "readout": "spike"},
         {**LIF, "readout": "max_membrane"},
-        {**IF, "layer_delay": True},
+        {**IF, "layer_delay": True, "num_steps": 7},
         {**LIF, "normalization": "potential"},
         {**LIF, "threshold": 0.7, "beta": 0.3},
     ],
