@@ -6,16 +6,20 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 from small_agents import ENVIRONMENTS, make_model
+from stable_baselines3 import DQN
 from torch import nn
 
-import sb3_spiking.minatar  # noqa: F401  (registers its games)
-from sb3_spiking.evaluation.agents import load_agent
+import sb3_spiking.chip
+import sb3_spiking.minatar
+from sb3_spiking.evaluation.agents import Agent, load_agent
 from sb3_spiking.evaluation.operations import ENERGIES, MEMORIES, OperationCounter, memory_picojoules
+from sb3_spiking.events import Figures
 from sb3_spiking.export.chips import CORES, Memory, memory_of, place
 from sb3_spiking.export.fixed_point import (
     HIGHEST_STATE,
@@ -160,6 +164,39 @@ def test_each_layer_has_a_core_of_its_own():
 )
 def test_events_are_zeros_and_ones(space, binary):
     assert is_binary(space) == binary
+
+
+def test_the_hyperparameters_for_a_chip_fit_it():
+    entries = sb3_spiking.chip.hyperparams
+    assert set(entries) == {"MinAtar/Breakout-v1", "MinAtar/SpaceInvaders-v1", "PongNoFrameskip-v4"}
+    for env, entry in entries.items():
+        around = {"env_wrapper": entry.get("env_wrapper"), "frame_stack": entry.get("frame_stack", 1), "normalize": False}
+        venv = Agent("", "dqn", env, None, Path(), around, "", {}).make_env()
+        settings = {"common_mode": False, **eval(entry["policy_kwargs"])}
+        model = DQN("SpikingPolicy", venv, buffer_size=1, policy_kwargs=settings)
+        placed = place(network_of(model))
+        assert placed.problems == (), env
+        # The largest core is full
+        assert memory_of(network_of(model).stages[-1]).weights == 64 * 1024
+
+
+def test_figures_by_hand():
+    class Frames(gym.Env):
+        observation_space = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+        action_space = spaces.Discrete(2)
+
+    image = np.full((36, 36, 1), 87, np.uint8)
+    image[3, 4], image[5, 6], image[7, 8], image[9, 9] = 108, 107, 0, 255
+    env = Figures(Frames())
+    events = env.observation(image)
+    assert env.observation_space == spaces.Box(0, 1, (36, 36, 1), bool)
+    assert events.dtype == bool
+    assert np.argwhere(events[..., 0]).tolist() == [[3, 4], [7, 8], [9, 9]]
+    assert is_binary(env.observation_space)
+    # Each channel has a background of its own
+    np.testing.assert_array_equal(env.observation(np.concatenate([image, image + 100], axis=2))[..., :1], events)
+    with pytest.raises(ValueError, match="Figures takes uint8 images"):
+        Figures(gym.make("CartPole-v1"))
 
 
 def test_numbers_are_no_events():

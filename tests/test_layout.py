@@ -10,7 +10,7 @@ PACKAGE = Path(sb3_spiking.__file__).parent
 FLOORS = (
     ("errors", "files"),
     ("snn",),
-    ("settings", "observations"),
+    ("settings", "observations", "events"),
     ("extractors",),
     ("relu",),
     ("policies",),
