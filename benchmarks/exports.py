@@ -32,7 +32,7 @@ from sb3_spiking.evaluation.episodes import PROTOCOLS
 from sb3_spiking.evaluation.results import interval
 from sb3_spiking.evaluation.table import markdown
 from sb3_spiking.export.chips import place
-from sb3_spiking.export.comparison import Values, compare, values_of
+from sb3_spiking.export.comparison import Values, compare, per_second, values_of
 from sb3_spiking.export.fixed_point import on_chip
 from sb3_spiking.export.network import Network, network_of
 from sb3_spiking.export.nir_graph import DT
@@ -47,6 +47,7 @@ FOLDERS = ("rl-trained-agents", CHIP_AGENTS)
 DECISIONS, EPISODES = 1000, 100
 
 PARITY = {"nir": "`from_nir`", "norse": "norse", "snntorch": "snnTorch", "sinabs": "sinabs", "onnx": "onnxruntime"}
+SPEED = {"here": "decisions a second here", "onnxruntime": "by onnxruntime"}
 CHIP = {
     **{"equal": "equal decisions, 8 bits", "score_32": "score, 32 bits", "interval_32": "95%", "score_8": "score, 8 bits"},
     "interval_8": "95%",
@@ -77,9 +78,9 @@ def by_simulator(network: Network, module: Any) -> Values:
     return values
 
 
-def parity(agent: Agent) -> dict[str, int]:
+def parity(agent: Agent) -> tuple[dict[str, int], dict[str, int]]:
     """
-    :return: equal decisions by target, none for what refuses the agent
+    :return: equal decisions by target, none for what refuses the agent, and decisions a second on one observation
     """
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -93,7 +94,9 @@ def parity(agent: Agent) -> dict[str, int]:
                 theirs = needed("snntorch.import_nir").import_from_nir(needed("nir").read(path))
             found["snntorch"] = by_simulator(network, theirs)
             found["norse"] = by_simulator(network, needed("norse.torch").from_nir(needed("nir").read(path), dt=DT))
-        return {name: compare(agent, values, DECISIONS, n_envs=20).equal for name, values in found.items()}
+        equal = {name: compare(agent, values, DECISIONS, n_envs=20).equal for name, values in found.items()}
+        both = {"here": values_of(agent.model.policy), "onnxruntime": found["onnx"]}
+        return equal, {name: round(per_second(agent, values, 2.0)) for name, values in both.items()}
 
 
 def rounded(agent: Agent, out: Path) -> dict[str, Any]:
@@ -129,22 +132,39 @@ def table(file: Path, columns: dict[str, str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--out", type=Path, default=Path("logs/exports"), help="folder of finished episodes")
+    parser.add_argument("--only", default="", help="environments whose names contain this; rows of others stay")
     args = parser.parse_args()
     th.set_num_threads(1)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    rows: dict[str, list[dict[str, Any]]] = {"parity": [], "chip": []}
+    rows: dict[str, list[dict[str, Any]]] = {"parity": [], "speed": [], "chip": []}
     compared = {agent.env_id for agent in agents() if agent.name == CHIP_AGENTS}
     for agent in agents():
+        if args.only not in agent.env_id:
+            continue
         about = {"env": agent.env_id, "folder": agent.name}
-        rows["parity"].append(about | parity(agent))
+        equal, speed = parity(agent)
+        rows["parity"].append(about | equal)
+        rows["speed"].append(about | speed)
         if agent.env_id in compared:
             rows["chip"].append(about | rounded(agent, args.out))
-    pd.DataFrame(rows["parity"], columns=["env", "folder", *PARITY]).astype({name: "Int64" for name in PARITY}).to_csv(
-        RESULTS / "parity.csv", index=False
-    )
-    pd.DataFrame(rows["chip"]).to_csv(RESULTS / "chip.csv", index=False)
+    print(describe())
     (RESULTS / "machine.txt").write_text(f"{describe()}\n")
-    print(f"{describe()}\n\n{table(RESULTS / 'parity.csv', PARITY)}\n\n{table(RESULTS / 'chip.csv', CHIP)}")
+    for name, columns in (("parity", PARITY), ("speed", SPEED), ("chip", CHIP)):
+        write(RESULTS / f"{name}.csv", rows[name])
+        print(f"\n{table(RESULTS / f'{name}.csv', columns)}")
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows in place of those of the same agents; others of the file stay."""
+    before = pd.read_csv(file, dtype=str) if file.is_file() else pd.DataFrame()
+    both = pd.concat([before, pd.DataFrame(rows).map(lambda cell: cell if pd.isna(cell) else _text(cell))])
+    if not both.empty:
+        both = both.drop_duplicates(["env", "folder"], keep="last").sort_values(["env", "folder"], ascending=[True, False])
+        both.to_csv(file, index=False)
+
+
+def _text(cell: Any) -> str:
+    return str(int(cell)) if isinstance(cell, float) and cell == int(cell) else str(cell)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 from pathlib import Path
 
 import gymnasium as gym
@@ -15,7 +16,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
 import sb3_spiking.minatar
-from sb3_spiking import AgentError, SpikingMLP, from_nir
+from sb3_spiking import AgentError, SpikingMLP, commands, from_nir
 from sb3_spiking.evaluation.agents import load_agent
 from sb3_spiking.export.comparison import compare, values_of
 from sb3_spiking.export.network import network_of
@@ -423,3 +424,38 @@ def test_a_package_that_is_missing_takes_one_line(tmp_path, monkeypatch):
     with pytest.raises(AgentError, match="this needs the package sinabs: pip install pbr && pip install --no-deps sinabs"):
         write_sinabs(network_of(small_agent(**IF)), tmp_path / "agent.pt")
     check_sinabs(network_of(small_agent(**IF)))  # needs none
+
+
+@pytest.mark.parametrize("what", ["--check", "--to nir", "--to sinabs", "--to onnx"])
+def test_a_relu_agent_takes_one_line(what, tmp_path, capsys):
+    arguments = f"export {what} --env CartPole-v1 -f {ROOT / 'relu-agents'} -o {tmp_path / 'out'}"
+    if what == "--check":
+        commands.main(arguments.split())
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split(": ")[0] for line in lines] == ["nir", "sinabs", "onnx", "Speck, DYNAP-CNN"]
+        assert all(": no, an agent of DQN with DQNPolicy: expected DQN with SpikingPolicy" in line for line in lines)
+    else:
+        with pytest.raises(SystemExit) as end:
+            commands.main(arguments.split())
+        error = capsys.readouterr().err
+        assert end.value.code == 2
+        assert error.count("\n") == 1
+        assert (
+            "CartPole-v1.zip: an agent of DQN with DQNPolicy: expected DQN with SpikingPolicy; a ReLU DQN becomes one" in error
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_approximation_is_printed_with_its_difference(tmp_path, capsys):
+    pytest.importorskip("nir", reason=EXTRA)
+    arguments = f"export --to nir --env MinAtar/Breakout-v1 -f {ROOT / 'rl-trained-agents'} -o {tmp_path}"
+    with pytest.raises(SystemExit):
+        commands.main([*arguments.split()])
+    assert not list(tmp_path.iterdir())
+    capsys.readouterr()
+    commands.main([*arguments.split(), "--approximate"])
+    output = capsys.readouterr().out
+    assert output.startswith("approximated: reset_mechanism='subtract': NIR's neurons reset to zero")
+    equal = int(re.search(r"(\d+) of 1000 decisions equal", output)[1])
+    # docs/export.md
+    assert f"takes {equal} of 1,000 equal decisions" in (ROOT / "docs/export.md").read_text()
