@@ -3,6 +3,7 @@ The agents of ``rl-trained-agents`` and, for comparison, of ``relu-agents``: whe
 
     python benchmarks/agents.py keep benchmarks/cartpole.yml --method rate  # the best seed of each environment of a list
     python benchmarks/agents.py keep benchmarks/cartpole.yml --method relu --folder relu-agents
+    python benchmarks/agents.py keep benchmarks/minatar_chip.yml --method chip --folder chip-agents  # docs/export.md
     python benchmarks/agents.py play                                        # all of them: benchmark.md
 
 ``keep`` takes finished jobs of ``sb3-spiking sweep``, whose logs must still be there: what RL Zoo saved as the best
@@ -31,7 +32,7 @@ from sb3_spiking.sharing.zoo_files import read_yaml
 from sb3_spiking.sweep.lists import Job, TrainingList
 
 ROOT = Path(__file__).parents[1]
-SPIKING, RELU = "rl-trained-agents", "relu-agents"
+SPIKING, RELU, CHIP = "rl-trained-agents", "relu-agents", "chip-agents"
 PROTOCOL = PROTOCOLS["paper"]
 
 COLUMNS = {
@@ -186,7 +187,7 @@ def main() -> None:
     keeping.add_argument("list", type=Path, help="YAML file of jobs")
     keeping.add_argument("--method", required=True, help="of the list")
     keeping.add_argument("--only", default="", help="environments whose names contain this")
-    keeping.add_argument("--folder", choices=[SPIKING, RELU], default=SPIKING, help="where they go")
+    keeping.add_argument("--folder", choices=[SPIKING, RELU, CHIP], default=SPIKING, help="where they go")
     keeping.add_argument("--logs", type=Path, default=Path("logs/training"), help="as given to sb3-spiking sweep")
     playing = commands.add_parser("play", help="evaluate all agents and write benchmark.md")
     playing.add_argument("-o", "--out", type=Path, default=Path("logs/benchmark"), help="folder of finished episodes")

@@ -5,6 +5,7 @@ from typing import Any
 
 from sb3_spiking.common_mode import without_common_mode
 from sb3_spiking.errors import AgentError
+from sb3_spiking.export.nir_graph import from_nir
 from sb3_spiking.extractors import SpikingCombinedExtractor, SpikingMLP, SpikingNatureCNN
 from sb3_spiking.look.callback import LookCallback
 from sb3_spiking.look.record import record
@@ -42,6 +43,7 @@ __all__ = [
     "SpikingPolicy",
     "SpikingQNetwork",
     "SpikingSettings",
+    "from_nir",
     "load",
     "load_from_hub",
     "push_to_hub",

@@ -51,6 +51,9 @@ def test_help_lists_all(capsys):
         (["robustness", "--epsilon", "nan"], "--epsilon: nan: expected 0 to 1"),
         (["convert", "--percentile", "100.1"], "--percentile: 100.1: expected above 0, up to 100"),
         (["convert", "--episodes", "1"], "--episodes: 1: expected a whole number of at least 2"),
+        (["export"], "one of the arguments --to --check is required"),
+        (["export", "--to", "loihi"], "--to: invalid choice: 'loihi'"),
+        (["export", "--to", "onnx", "--approximate"], "--approximate: it goes with --to nir"),
         (["resume"], "the following arguments are required: folder"),
     ],
 )

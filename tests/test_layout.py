@@ -10,7 +10,7 @@ PACKAGE = Path(sb3_spiking.__file__).parent
 FLOORS = (
     ("errors", "files"),
     ("snn",),
-    ("settings", "observations"),
+    ("settings", "observations", "events"),
     ("extractors",),
     ("relu",),
     ("policies",),
@@ -19,9 +19,10 @@ FLOORS = (
     ("training",),
     ("evaluation",),
     ("conversion", "hub", "look"),
+    ("export",),
     ("zoo",),
     ("sweep",),
-    ("liu2022", "minatar"),  # names that RL Zoo takes
+    ("chip", "liu2022", "minatar"),  # names that RL Zoo takes
     ("commands",),
     ("__init__", "__main__"),
 )

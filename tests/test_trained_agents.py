@@ -10,12 +10,12 @@ from sb3_spiking.evaluation.agents import load_agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS, run_episodes
 
 FOLDER = Path(__file__).parents[1] / "rl-trained-agents"
-RELU = FOLDER.with_name("relu-agents")
-ZIPS = [path for folder in (FOLDER, RELU) for path in sorted(folder.glob("*/*/*.zip"))]
+RELU, CHIP = FOLDER.with_name("relu-agents"), FOLDER.with_name("chip-agents")
+ZIPS = [path for folder in (FOLDER, RELU, CHIP) for path in sorted(folder.glob("*/*/*.zip"))]
 
 
 def test_they_are_small_enough_to_clone():
-    sizes = [path.stat().st_size for folder in (FOLDER, RELU) for path in folder.rglob("*") if path.is_file()]
+    sizes = [path.stat().st_size for folder in (FOLDER, RELU, CHIP) for path in folder.rglob("*") if path.is_file()]
     assert max(sizes) < 10e6
     assert sum(sizes) < 20e6
 
@@ -24,7 +24,7 @@ def test_they_are_small_enough_to_clone():
 def test_each_loads_without_unpickling_and_decides(path):
     env = path.stem.replace("MinAtar-", "MinAtar/")
     agent = load_agent(path.parents[2], path.parents[1].name, env)
-    assert isinstance(agent.model.policy, SpikingPolicy) == path.is_relative_to(FOLDER)
+    assert isinstance(agent.model.policy, SpikingPolicy) != path.is_relative_to(RELU)
     venv = agent.make_env(2)
     actions, _ = agent.model.predict(venv.reset(), deterministic=True)
     assert len(actions) == 2

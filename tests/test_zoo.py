@@ -15,6 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import sb3_spiking
+import sb3_spiking.chip
 import sb3_spiking.liu2022
 from custom_envs import algorithm_asked_for
 from sb3_spiking import SpikingPolicy
@@ -196,7 +197,7 @@ def test_hyperparameters_are_new_at_every_call():
     assert set(first) >= {"default", "atari", "CartPole-v1", "Acrobot-v1", "MountainCar-v0", "LunarLander-v3"}
 
 
-@pytest.mark.parametrize("module", ["sb3_spiking", "sb3_spiking.liu2022"])
+@pytest.mark.parametrize("module", ["sb3_spiking", "sb3_spiking.liu2022", "sb3_spiking.chip"])
 def test_every_entry_names_what_exists_and_builds(module):
     for env, entry in importlib.import_module(module).hyperparams.items():
         assert entry["policy"] == "sb3_spiking.SpikingPolicy", env
@@ -220,7 +221,7 @@ def test_the_papers_games():
 
 
 def test_unknown_attributes_stay_unknown():
-    for module in (sb3_spiking, sb3_spiking.liu2022):
+    for module in (sb3_spiking, sb3_spiking.liu2022, sb3_spiking.chip):
         with pytest.raises(AttributeError, match="no attribute 'hyperparam'"):
             module.hyperparam  # noqa: B018
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "robustness": "scores of agents whose weights are rounded, or that see only a part",
     "convert": "a trained ReLU agent becomes a spiking one",
     "sweep": "lists of trainings, on this machine, Slurm or Ray: scores side by side",
+    "export": "an agent for other simulators and for chips, and whether it is the same there",
     "resume": "a training goes on from its checkpoint",
 }
 #: Commands of RL Zoo, repaired; they have its options

@@ -10,10 +10,11 @@ What a decision costs, counted while it is taken: the operations of a network's 
 * A normalised current takes three operations, for the mean, the variance and the current itself: multiply-accumulates.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch as th
 from stable_baselines3.common.policies import BaseModel
@@ -26,6 +27,8 @@ from sb3_spiking.snn.layers import SpikingLayer
 
 _NORMALIZATION_OPERATIONS = 3
 
+Number = TypeVar("Number", float, th.Tensor)
+
 
 class Energy(NamedTuple):
     """
@@ -35,11 +38,13 @@ class Energy(NamedTuple):
     :param accumulate: an addition
     :param boolean_spikes: whether observations that are booleans, as MinAtar's planes, are spikes: a layer adds the weights of
         what is set, a spiking one at each step, and multiplies nothing
+    :param bits: of a weight or membrane whose reads and writes count; None counts arithmetic alone
     """
 
     multiply_accumulate: float
     accumulate: float
     boolean_spikes: bool = False
+    bits: int | None = None
 
 
 #: Operations on 32-bit floating-point and integer numbers and on 8-bit ones in 45 nm: Horowitz, ISSCC 2014. Each stands here a
@@ -48,8 +53,35 @@ ENERGIES = {
     "45nm-float32": Energy(4.6, 0.9),
     "45nm-int32": Energy(3.2, 0.1),
     "45nm-int8": Energy(0.23, 0.03),
+    "45nm-float32-memory": Energy(4.6, 0.9, bits=32),
+    "45nm-int8-memory": Energy(0.23, 0.03, bits=8),
 }
 ENERGIES |= {f"{name}-boolean-spikes": energy._replace(boolean_spikes=True) for name, energy in ENERGIES.items()}
+
+#: Picojoules of reading 64 bits from a memory of up to so many bytes, same source; DRAM at the lower end of its 1.3 to 2.6 nJ
+MEMORIES = ((8 * 1024, 10.0), (32 * 1024, 20.0), (1024 * 1024, 100.0), (math.inf, 1300.0))
+
+
+def memory_picojoules(operations: Number, updates: Number, parameters: int, neurons: int, bits: int) -> Number:
+    """
+    What a layer reads and writes: each operation its weight, each update of a neuron its membrane, twice. Weights and
+    membranes of a layer lie in memories of their own, the smallest of :data:`MEMORIES` that holds them; nothing is kept in
+    registers from one operation to the next.
+
+    :param operations: multiply-accumulates and accumulates
+    :param updates: of neurons
+    :param parameters: of the layer
+    :param neurons: of the layer
+    :param bits: of a weight or membrane
+    :return: picojoules
+    """
+    return operations * _access(parameters, bits) + 2 * updates * _access(neurons, bits)
+
+
+def _access(numbers: int, bits: int) -> float:
+    """Picojoules of reading one of so many numbers."""
+    size = numbers * bits / 8
+    return next(picojoules for limit, picojoules in MEMORIES if size <= limit) * bits / 64
 
 
 @dataclass
@@ -96,7 +128,11 @@ class LayerOperations:
         """
         updates = energy.multiply_accumulate if self.decays else energy.accumulate
         real = self.multiply_accumulates * energy.multiply_accumulate
-        return real + self.accumulates * energy.accumulate + self.updates * updates
+        arithmetic = real + self.accumulates * energy.accumulate + self.updates * updates
+        if energy.bits is None:
+            return arithmetic
+        operations = self.multiply_accumulates + self.accumulates
+        return arithmetic + memory_picojoules(operations, self.updates, self.parameters, self.neurons, energy.bits)
 
 
 class OperationCounter:

@@ -29,6 +29,7 @@ _WRAPPERS = frozenset(
             "FrameStackObservation GrayscaleObservation MaxAndSkipObservation RepeatAction RescaleAction RescaleObservation "
             "ResizeObservation StickyAction TimeAwareObservation TimeLimit"
         ),
+        "sb3_spiking.events": "Figures",
         "minigrid.wrappers": (
             "FlatObsWrapper FullyObsWrapper ImgObsWrapper OneHotPartialObsWrapper RGBImgObsWrapper RGBImgPartialObsWrapper"
         ),

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch as th
 from torch import nn
+from torch.nn import functional as F
 
 from sb3_spiking.snn import rates
 from sb3_spiking.snn.kernels import currents as currents_of
@@ -19,7 +20,8 @@ def delayed(window: th.Tensor) -> th.Tensor:
     :param window: shape (T, \\*)
     :return: the window one step later, nothing at the first step, shape (T, \\*)
     """
-    return th.cat([th.zeros_like(window[:1]), window[:-1]])
+    # Padding, not zeros beside it: what PyTorch exports then takes any number of samples
+    return F.pad(window[:-1], (0, 0) * (window.dim() - 1) + (1, 0))
 
 
 class SpikingLayer(nn.Module):
@@ -65,7 +67,7 @@ class SpikingLayer(nn.Module):
             return self._through_rates(window, self.shares)
         currents = self._currents(delayed(window) if self.delay else window)
         if self.normalization is not None:
-            currents = self.normalization(currents.flatten(0, 1)).unflatten(0, currents.shape[:2])
+            currents = self.normalization(currents.flatten(0, 1)).unflatten(0, (len(currents), -1))
         return self.neuron(currents, self.num_steps)
 
     def _through_rates(self, window: th.Tensor, shares: rates.LayerShares) -> th.Tensor:
@@ -100,7 +102,7 @@ class SpikingLayer(nn.Module):
             if isinstance(self.connection, nn.Linear):
                 images = images.flatten(1)
             currents: th.Tensor = self.connection(images)
-            return currents.unflatten(0, window.shape[:2])
+            return currents.unflatten(0, (len(window), -1))
         return currents_of(window, self.connection.weight, self.connection.bias, self._stride)
 
     def is_constant(self) -> bool:

@@ -12,6 +12,7 @@ _PACKAGE = Path(__file__).parents[1]
 _FOLDER = next(folder for folder in (_PACKAGE / "hyperparams", _PACKAGE.parent / "hyperparams") if folder.is_dir())
 HYPERPARAMS_FILE = _FOLDER / "dqn.yml"
 LIU2022_FILE = _FOLDER / "dqn_liu2022.yml"
+CHIP_FILE = _FOLDER / "dqn_chip.yml"
 
 
 def load_hyperparams(file: Path = HYPERPARAMS_FILE) -> dict[str, Any]:

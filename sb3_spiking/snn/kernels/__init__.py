@@ -208,13 +208,13 @@ def _convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, s
     images = window.flatten(0, 1)
     if not linear:
         images = images.contiguous(memory_format=th.channels_last)
-        return F.conv2d(images, weight, bias, stride).unflatten(0, window.shape[:2])
+        return F.conv2d(images, weight, bias, stride).unflatten(0, (len(window), -1))
     inputs, matrix = images.flatten(1), weight.flatten(1)
     if plain and not _WIDE_VECTORS and len(inputs) > _ROWS_FOR_MKL and th.backends.mkldnn.is_available():
         outputs = F.conv2d(inputs[None, None].permute(0, 3, 1, 2), matrix[:, :, None, None], bias).permute(0, 2, 3, 1)
     else:
         outputs = F.linear(inputs, matrix, bias)
-    return outputs.reshape(*window.shape[:2], len(weight), 1, 1)
+    return outputs.reshape(len(window), -1, len(weight), 1, 1)
 
 
 def fused_layers(
