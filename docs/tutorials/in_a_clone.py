@@ -10,7 +10,7 @@ import torch
 
 CLONE = Path(__file__).resolve().parents[2]
 os.chdir(tempfile.mkdtemp())
-for folder in ("rl-trained-agents", "relu-agents"):
+for folder in ("rl-trained-agents", "relu-agents", "chip-agents", "benchmarks"):
     os.symlink(CLONE / folder, folder)
 
 torch.set_num_threads(1)
