@@ -161,10 +161,11 @@ def run(args: argparse.Namespace) -> None:
     jobs = TrainingList(args.list, args.results, args.threads)
     sweep = Sweep(jobs, args.logs / args.list.stem)
     wanted = jobs.named(args.only)
-    sweep.check(wanted)
     if args.status:
+        jobs.check(wanted)
         _status(sweep, wanted)
         return
+    sweep.check(wanted)
     if args.dry_run:
         slots = args.jobs or (Local(Resources(args.threads, args.memory, args.gpus)).slots if args.on == "local" else None)
         _dry_run(sweep, wanted, slots)
