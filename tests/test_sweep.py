@@ -20,6 +20,7 @@ from sb3_spiking.sweep.estimate import measure
 from sb3_spiking.sweep.lists import TrainingList
 from sb3_spiking.sweep.logs import last_line, trained_steps
 from sb3_spiking.sweep.process import Process
+from sb3_spiking.sweep.runner import Sweep
 from sb3_spiking.sweep.state import State
 
 
@@ -221,6 +222,20 @@ def test_every_training_has_a_checkpoint(tmp_path):
         expected = [*before, {"sb3_spiking.Checkpoint": {"save_freq": save_freq}}]
         assert f"callback:{expected!r}" in jobs.command(job, tmp_path)
     assert [jobs.training_steps(job) for job in jobs.jobs] == [STEPS, STEPS, STEPS, 9_000_000]
+
+
+def test_a_job_that_is_always_killed_fails(tmp_path, monkeypatch):
+    sweep = Sweep(TrainingList(write_list(tmp_path)), tmp_path / "logs")
+    (job,) = sweep.jobs.jobs
+    suicide = "import os, signal; print('begins', flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    process = Process(("-c", suicide), str(sweep.log(job)), str(tmp_path), {})
+    monkeypatch.setattr(Sweep, "process", lambda sweep, job: process)
+    steps = iter([0, 100, 100, 200, 200, 200])  # of the checkpoint, after each kill
+    monkeypatch.setattr(Sweep, "checkpointed", lambda sweep, job: next(steps))
+    assert sweep.run([job], Local(Resources()), lambda sweep, conditions: None) == [job]
+    assert sweep.log(job).read_text().count("begins") == 6
+    assert last_line(sweep.log(job)).startswith("killed 3 times without a checkpoint between")
+    assert sweep.condition(job) == "failed"
 
 
 def test_outcomes_by_exit_status():

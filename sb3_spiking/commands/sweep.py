@@ -143,7 +143,7 @@ def _dry_run(sweep: Sweep, wanted: list[Job], slots: int | None) -> None:
     hours = table["hours"].sum()
     shown = table.assign(**{name: table[name].map(_number) for name in ("steps", "steps/s", "hours")}).fillna("")
     print(markdown(list(shown), shown.itertuples(index=False)))
-    at_a_time = f", {_number(hours / slots)} hours with {slots} jobs at a time" if slots else ""
+    at_a_time = f", {_number(hours / min(slots, len(left)))} hours with {slots} jobs at a time" if slots else ""
     print(f"\n{_number(hours)} hours of jobs, threads of each: {sweep.jobs.threads}{at_a_time}.")
     print("Scores and conversions come on top, and evaluations where the speed was measured now.")
     print(f"This machine: {describe()}")
@@ -161,10 +161,11 @@ def run(args: argparse.Namespace) -> None:
     jobs = TrainingList(args.list, args.results, args.threads)
     sweep = Sweep(jobs, args.logs / args.list.stem)
     wanted = jobs.named(args.only)
-    sweep.check(wanted)
     if args.status:
+        jobs.check(wanted)
         _status(sweep, wanted)
         return
+    sweep.check(wanted)
     if args.dry_run:
         slots = args.jobs or (Local(Resources(args.threads, args.memory, args.gpus)).slots if args.on == "local" else None)
         _dry_run(sweep, wanted, slots)

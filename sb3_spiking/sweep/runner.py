@@ -7,7 +7,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sb3_spiking.errors import AgentError
 from sb3_spiking.sweep.engines import Engine, Outcome, Run
@@ -21,6 +21,16 @@ from sb3_spiking.training.manifest import FOLDER, MANIFEST
 # Kills in a row between which a training comes no step further
 _MOST_KILLS = 3
 _INTERVAL = 0.5  # seconds between two looks at the jobs
+
+
+class _Kills(NamedTuple):
+    """How often a job was killed in a row without a new checkpoint, and the steps in the one that there is."""
+
+    in_a_row: int = 0
+    steps: int = -1
+
+    def another(self, steps: int) -> "_Kills":
+        return _Kills(1 if steps > self.steps else self.in_a_row + 1, steps)
 
 
 @dataclasses.dataclass
@@ -109,28 +119,24 @@ class Sweep:
         self.state.claim(self.logs, self.jobs.file)
         running: dict[Job, Run] = {}
         failed: list[Job] = []
-        kills: dict[Job, tuple[int, int]] = {}  # how many in a row, and the steps at the last one
+        kills: dict[Job, _Kills] = {}
         done = self.jobs.records.names()
         waiting = [job for job in wanted if job.name not in done]
         try:
             while waiting or running:
-                for job, each in list(running.items()):
-                    ended = each.poll()
-                    if ended is None:
-                        continue
-                    del running[job]
+                for job, ended in [(job, each.poll()) for job, each in running.items()]:
+                    if ended is not None:
+                        del running[job]
                     if ended is Outcome.KILLED:
-                        count, steps = kills.get(job, (0, -1))
-                        now = self.checkpointed(job)
-                        kills[job] = (1 if now > steps else count + 1, now)
-                        if kills[job][0] >= _MOST_KILLS:
+                        kills[job] = kills.get(job, _Kills()).another(self.checkpointed(job))
+                        if kills[job].in_a_row >= _MOST_KILLS:
                             self._give_up(
-                                job, f"killed {_MOST_KILLS} times without a checkpoint between: not enough memory, or time?"
+                                job, f"killed {_MOST_KILLS} times without a checkpoint between: too little memory or time?"
                             )
                             ended = Outcome.FAILED
                     if ended is Outcome.FAILED:
                         failed.append(job)
-                    elif ended is not Outcome.DONE:
+                    elif ended in (Outcome.KILLED, Outcome.TAKEN):
                         waiting.insert(0, job)
                 done = self.jobs.records.names()
                 waiting = [job for job in waiting if job.name not in done]
@@ -138,7 +144,7 @@ class Sweep:
                     if engine.slots is not None and len(running) >= engine.slots:
                         break
                     source = self.jobs.source(job)
-                    if source in failed:
+                    if source is not None and source in failed:
                         self._give_up(job, f"{source.name} has failed, whose agent it converts")
                         waiting.remove(job)
                         failed.append(job)
