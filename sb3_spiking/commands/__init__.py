@@ -77,5 +77,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\ninterrupted: what was finished is saved, the same command goes on from there", file=sys.stderr)
+        print("\ninterrupted: what was finished is kept, the same command does the rest", file=sys.stderr)
         sys.exit(130)
