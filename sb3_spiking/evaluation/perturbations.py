@@ -116,6 +116,7 @@ class Perturbation:
     :param made_for: the same in words
     :param accepts: whether a level is one, for an agent
     :param expected: the same in words
+    :param halves: whether levels fall from large to small by halves: an axis of powers of two
     """
 
     title: str
@@ -125,6 +126,7 @@ class Perturbation:
     made_for: str
     accepts: Callable[[Agent, float], bool]
     expected: str
+    halves: bool = False
 
 
 def _wrapped(name: str, argument: str, number: Callable[[float], Any]) -> Callable[[Agent, float], Agent]:
@@ -168,5 +170,6 @@ PERTURBATIONS = {
         made_for="every observation",
         accepts=lambda agent, level: level == 32 or level in range(2, 25),
         expected="2 to 24 bits, or 32 for the weights as they are",
+        halves=True,
     ),
 }

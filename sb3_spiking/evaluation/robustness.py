@@ -60,7 +60,7 @@ def plot(table: pd.DataFrame, path: Path) -> None:
             axis.fill_between(curve["level"], curve["95% low"], curve["95% high"], alpha=0.2)
         axis.set_title(f"{environment}: {name}")
         axis.set_xlabel(PERTURBATIONS[name].title)
-        if name == "quantisation":
+        if PERTURBATIONS[name].halves:
             axis.set_xscale("log", base=2)
             axis.invert_xaxis()
             axis.set_xticks(sorted(set(panel["level"])), [f"{level:g}" for level in sorted(set(panel["level"]))])

@@ -24,6 +24,7 @@ from sb3_spiking.errors import AgentError, one_line
 from sb3_spiking.export.network import Network, Stage, reduction
 from sb3_spiking.export.packages import needed
 from sb3_spiking.export.record import record_of, write_record
+from sb3_spiking.files import draft_of
 from sb3_spiking.policies import SpikingPolicy
 from sb3_spiking.sharing.archive import AgentRecord, parse_json
 from sb3_spiking.sharing.loading import build
@@ -120,8 +121,7 @@ def write_nir(network: Network, path: Path, approximate: bool = False) -> list[s
     """
     nir = needed("nir")
     approximated = check_nir(network, approximate)
-    draft = path.with_name(f".{path.name}")
-    try:
+    with draft_of(path) as draft:
         nir.write(draft, nir_graph(network))
         write_record(
             path,
@@ -131,9 +131,6 @@ def write_nir(network: Network, path: Path, approximate: bool = False) -> list[s
             values=f"the {reduction(network.settings.readout)} over the steps of what comes out",
             approximated=approximated,
         )
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
     return approximated
 
 

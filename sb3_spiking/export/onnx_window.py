@@ -15,6 +15,7 @@ from torch import nn
 from sb3_spiking.export.network import check_spiking
 from sb3_spiking.export.packages import needed
 from sb3_spiking.export.record import write_record
+from sb3_spiking.files import draft_of
 
 
 class _Window(nn.Module):
@@ -51,8 +52,7 @@ def write_onnx(model: BaseAlgorithm, path: Path) -> None:
     observations = {name: np.asarray(space.sample())[None] for name, space in _spaces(model).items()}
     tensors = tuple(th.as_tensor(each).to(model.device) for each in observations.values())
     names = list(observations)
-    draft = path.with_name(f".{path.name}")
-    try:
+    with draft_of(path) as draft:
         with warnings.catch_warnings(), th.no_grad():
             warnings.simplefilter("ignore")  # the tracer's, about shapes that stay the same
             th.onnx.export(
@@ -65,9 +65,6 @@ def write_onnx(model: BaseAlgorithm, path: Path) -> None:
                 dynamo=False,
             )
         write_record(path, model, inputs=names)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _spaces(model: DQN) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from sb3_spiking.export.fixed_point import LOWEST_STATE, scale_of
 from sb3_spiking.export.network import Network, Stage
 from sb3_spiking.export.packages import needed
 from sb3_spiking.export.record import write_record
+from sb3_spiking.files import draft_of
 
 
 def check_sinabs(network: Network) -> None:
@@ -122,8 +123,7 @@ def write_sinabs(network: Network, path: Path) -> nn.Sequential:
     readout = None
     if network.linear is not None:
         readout = dict(zip(("weight", "bias"), (each.tolist() for each in network.linear), strict=True))
-    draft = path.with_name(f".{path.name}")
-    try:
+    with draft_of(path) as draft:
         th.save(module, draft)
         write_record(
             path,
@@ -133,7 +133,4 @@ def write_sinabs(network: Network, path: Path) -> nn.Sequential:
             + ("" if readout is None else ", times weight, and bias, of readout"),
             readout_layer=readout,
         )
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
     return module
