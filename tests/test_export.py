@@ -273,6 +273,16 @@ def test_what_snntorch_makes_of_neurons_without_leak():
     assert module.neurons0.beta.item() == pytest.approx(0.9)
 
 
+def test_what_sinabs_makes_of_neurons_without_leak():
+    """Its import resets them by subtraction, and lets them fire more than once a step: docs/export.md warns of the first."""
+    pytest.importorskip("nir", reason=EXTRA)
+    sinabs = pytest.importorskip("sinabs", reason="pip install --no-deps sinabs")
+    module = sinabs.from_nir(nir_graph(network_of(small_agent(**{**LIF, "beta": 1.0}))), batch_size=1)
+    neurons = [each for each in module.modules() if isinstance(each, sinabs.layers.IAF)]
+    assert len(neurons) == 2
+    assert all(type(each.reset_fn) is sinabs.activation.MembraneSubtract for each in neurons)
+
+
 @pytest.mark.parametrize("env", ["CartPole-v1", "Acrobot-v1", "LunarLander-v3"])
 @pytest.mark.parametrize("module", [norse_module, snntorch_module, None], ids=["norse", "snntorch", "from_nir"])
 def test_a_thousand_decisions_by_nir(module, env, tmp_path):

@@ -17,7 +17,6 @@ from sb3_spiking.extractors import SpikingMLP, SpikingNatureCNN
 from sb3_spiking.observations import channels_height_width
 from sb3_spiking.policies import SpikingPolicy, SpikingQNetwork
 from sb3_spiking.settings import SpikingSettings
-from sb3_spiking.snn.layers import SpikingLayer
 from sb3_spiking.snn.neurons import Leaky
 
 
@@ -122,11 +121,6 @@ class Network:
             return nn.functional.linear(outputs.flatten(2).mean(dim=0), weight, bias)
         return REDUCTIONS[reduction(self.settings.readout)](outputs)
 
-    def changed(self, **changes: Any) -> "Network":
-        """The network with other neurons that fire, such as ``reset_mechanism="zero"``; its ``model`` stays."""
-        stages = [replace(stage, **changes) if stage.fires else stage for stage in self.stages]
-        return replace(self, stages=tuple(stages))
-
 
 #: How what comes out of a network at each step, shape (T, B, A), becomes Q-values
 REDUCTIONS = {
@@ -227,8 +221,3 @@ def _stage(connection: nn.Conv2d | nn.Linear, neuron: Leaky, in_shape: tuple[int
         dynamics.reset_mechanism,
         dynamics.reset_delay,
     )
-
-
-def layer_modules(network: SpikingQNetwork) -> list[SpikingLayer]:
-    """The spiking layers of a network, from the input to the output."""
-    return [module for module in network.features_extractor.modules() if isinstance(module, SpikingLayer)]

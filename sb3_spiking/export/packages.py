@@ -6,7 +6,7 @@ from typing import Any
 from sb3_spiking.errors import AgentError
 
 # Those that pip cannot install beside the others with all that they ask for
-_ALONE = {"sinabs": "pip install pbr && pip install --no-deps sinabs"}
+_ALONE = {"sinabs": "pip install pbr && pip install --no-deps sinabs", "norse": "pip install --no-deps norse"}
 
 
 def needed(name: str) -> Any:
