@@ -496,3 +496,35 @@ def test_the_page_of_the_papers_network(tmp_path):
     assert min(layer.rates().mean() for layer in recording.layers) > 0.08
     write_page([recording], tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size < 30e6
+
+
+def test_what_was_asked_for_last_stays_in_memory(opened):
+    browser = opened("pong")
+    kept = browser.ask(
+        """(async () => {
+        const blob = player.agents[0].layers[0].outputs.about.blobs[0];
+        const chunks = new (class extends Chunks { decoded(buffer) { return buffer; } })(
+            { together: 1, blobs: Array(CHUNKS_IN_MEMORY + 1).fill(blob) }, () => {});
+        for (let place = 0; place < CHUNKS_IN_MEMORY; place++) await chunks.have(place);
+        await chunks.have(0);
+        await chunks.have(CHUNKS_IN_MEMORY);
+        return [chunks.chunks.has(0), chunks.chunks.has(1), chunks.chunks.size === CHUNKS_IN_MEMORY];
+        })()"""
+    )
+    assert kept == [True, False, True]
+
+
+def test_whoever_asks_for_weights_gets_all_of_them(opened):
+    browser = opened("pong")  # whose currents are normalised
+    names = browser.ask(
+        """(async () => {
+        const layer = player.agents[0].layers[0], asked = [];
+        for (let i = 0; i < 200; i++) {
+            asked.push(layer.weights().then((loaded) => Object.keys(loaded).sort().join()));
+            const { port1, port2 } = new MessageChannel();  // a turn without a timer's wait
+            await new Promise((done) => { port1.onmessage = done; port2.postMessage(0); });
+        }
+        return [...new Set(await Promise.all(asked))];
+        })()"""
+    )
+    assert names == ["bias,scale,shift,statistics,weight"]

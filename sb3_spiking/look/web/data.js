@@ -33,7 +33,7 @@ class Chunks {
   ready(first, last = first) {
     let all = true;
     for (let place = this.place(first); place <= this.place(last); place++) {
-      if (this.chunks.has(place)) continue;
+      if (this.used(place)) continue;
       all = false;
       this.fetch(place);
     }
@@ -42,8 +42,17 @@ class Chunks {
 
   async have(first, last = first) {
     for (let place = this.place(first); place <= this.place(last); place++) {
-      if (!this.chunks.has(place)) await this.fetch(place);
+      while (!this.used(place)) await this.fetch(place);
     }
+  }
+
+  // Whether a chunk is in memory; it is then the last one to go
+  used(place) {
+    const chunk = this.chunks.get(place);
+    if (chunk === undefined) return false;
+    this.chunks.delete(place);
+    this.chunks.set(place, chunk);
+    return true;
   }
 
   place(decision) {
@@ -151,12 +160,16 @@ class Layer {
     return this.kind === "spikes" ? this.outputs.count(decision, step, neuron) : this.outputs.at(decision, step, neuron);
   }
 
-  async weights() {
-    if (!this.loaded) {
-      this.loaded = { weight: await floatsOf(this.weight), bias: this.bias && (await floatsOf(this.bias)) };
-      for (const name of Object.keys(this.normalized || {})) this.loaded[name] = await floatsOf(this.normalized[name]);
-    }
-    return this.loaded;
+  // Everything at once: who asks while they are fetched waits for the same
+  weights() {
+    this.loading ??= this.fetched();
+    return this.loading;
+  }
+
+  async fetched() {
+    const loaded = { weight: await floatsOf(this.weight), bias: this.bias && (await floatsOf(this.bias)) };
+    for (const name of Object.keys(this.normalized || {})) loaded[name] = await floatsOf(this.normalized[name]);
+    return loaded;
   }
 
   nameOf(neuron) {
