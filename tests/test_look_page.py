@@ -189,6 +189,7 @@ def test_plays_stops_and_ends(opened):
     browser.ask("byId('speed').value = '30'; player.go((player.decisions - 3) * player.steps)")
     browser.click("#play")
     browser.until("!player.playing")
+    browser.settled()
     assert where(browser) == f"decision {DECISIONS - 1} of {DECISIONS - 1}, step 4 of 4"
     browser.click("#play")  # from the start again
     browser.until("player.decision < 10")
