@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from sb3_spiking.snn.kernels import cpu, events, fused
+from sb3_spiking.snn.kernels import cpu, event_driven, fused
 
 PARTS = {
     "target": "target network, all of it",
@@ -35,9 +35,9 @@ PARTS = {
 FUNCTIONS = {
     cpu._forward: "leaky",
     cpu._backward: "leaky_backward",
-    events._pack: "pack",
-    events._forward: "currents",
-    events._weight_gradient: "weights",
+    event_driven._pack: "pack",
+    event_driven._forward: "currents",
+    event_driven._weight_gradient: "weights",
 }
 
 
@@ -108,10 +108,10 @@ def profile(policy: Any, images: th.Tensor, repeats: int) -> dict[str, float]:
 
         return wrapper
 
-    modules: list[Any] = [cpu, events]
+    modules: list[Any] = [cpu, event_driven]
     for module in modules:
         module.run = timed(module.run, lambda kernel, *_: FUNCTIONS[kernel])
-    events.input_gradient = timed(events.input_gradient, lambda *_: "inputs")
+    event_driven.input_gradient = timed(event_driven.input_gradient, lambda *_: "inputs")
     fused.spikes = timed(fused.spikes, lambda *_: "target")
     rounds = []
     for _ in tqdm(range(repeats + 1), leave=False):

@@ -141,7 +141,7 @@ class SpikingExtractor(BaseFeaturesExtractor):
         """
         if not self.settings.layer_delay:
             return window
-        return rates.delayed(window) if self.settings.gradients == "rates" else delayed(window)
+        return rates.through_delay(window) if self.settings.gradients == "rates" else delayed(window)
 
     def get_extra_state(self) -> dict[str, Any]:
         return self.settings.as_dict()

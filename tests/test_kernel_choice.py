@@ -15,7 +15,7 @@ from spiking_layers import IMAGES, RESETS, everything, layers_of, paper_network,
 
 from sb3_spiking import SpikingPolicy
 from sb3_spiking.snn import SURROGATES, Leaky, kernels
-from sb3_spiking.snn.kernels import checks, cpu, events
+from sb3_spiking.snn.kernels import checks, cpu, event_driven
 from sb3_spiking.snn.kernels.dynamics import Dynamics
 from sb3_spiking.snn.layers import run_layers
 from sb3_spiking.snn.surrogates import Surrogate
@@ -79,8 +79,8 @@ def wrong_gradients(tensor):
     [
         ("cpu", "leaky_window", flipped),
         ("cpu", "leaky_window", wrong_gradients),
-        ("events", "convolution", wrong_gradients),
-        ("events", "convolution", lambda currents: currents * 1.001),
+        ("event_driven", "convolution", wrong_gradients),
+        ("event_driven", "convolution", lambda currents: currents * 1.001),
         ("fused", "spikes", flipped),
         ("fused", "spikes", lambda spikes: 1 / 0),
     ],
@@ -114,7 +114,7 @@ def test_a_backend_that_computes_something_else_is_not_used(monkeypatch, name, f
 @pytest.mark.parametrize("dtype", [th.float32, th.float64])
 @pytest.mark.parametrize("gradients", [False, True])
 def test_what_is_right_passes_the_check(dtype, gradients):
-    checks.events(events, dtype, gradients)
+    checks.events(event_driven, dtype, gradients)
     checks.fused(importlib.import_module("sb3_spiking.snn.kernels.fused"), dtype)
     for spike_grad, reset, flags in itertools.product(SURROGATES, RESETS, itertools.product((False, True), repeat=3)):
         checks.leaky(cpu, "cpu", dtype, Dynamics(0.7, Surrogate(spike_grad), *reset), *flags, gradients)
@@ -131,7 +131,7 @@ def test_what_is_right_passes_the_check_of_triton(dtype):
 def test_the_check_leaves_the_random_state_alone():
     state = th.get_rng_state()
     checks.leaky(cpu, "cpu", th.float32, Dynamics(0.7, Surrogate("atan"), "zero", True), False, False, True, True)
-    checks.events(events, th.float32, True)
+    checks.events(event_driven, th.float32, True)
     assert th.equal(th.get_rng_state(), state)
 
 
@@ -188,11 +188,11 @@ import torch as th
 ctypes.CDLL = of_windows
 th.set_num_threads(2)
 from sb3_spiking.snn import Leaky, kernels
-from sb3_spiking.snn.kernels import checks, cpu, events, fused, threads
+from sb3_spiking.snn.kernels import checks, cpu, event_driven, fused, threads
 assert threads._parallel is threads._parallel_by_pool
 threads.GRAIN = threads._GRAIN_OF_PYTHON = 1
 checks.leaky(cpu, "cpu", th.float32, Leaky(beta=0.5).dynamics, False, False, False, True)
-checks.events(events, th.float32, True)
+checks.events(event_driven, th.float32, True)
 checks.fused(fused, th.float32)
 assert threads._pool is not None
 """
@@ -231,30 +231,53 @@ def test_an_empty_batch():
         assert run_layers(layers_of((4, 1, 1), [(8,)], ("zero", True), th.float32), th.empty(1, 0, 4)).shape == (5, 0, 8)
 
 
-def test_decisions_can_be_read():
+def test_the_choice_can_be_read():
     layers = layers_of((2, 8, 8), [(16, 3, 1), (10,)], ("zero", True), th.float32)
     images = th.rand(1, 30, 2, 8, 8)
-    with kernels.decisions() as lines, th.no_grad():
+    with kernels.explain() as lines, th.no_grad():
         run_layers(layers, images)
         layers[0].register_forward_hook(lambda *_: None)
         run_layers(layers, images)
     first, second, *rest = lines
     assert first == "convolution 16 2 3 3: PyTorch (the same at every step)"
     assert second == "2 of 2 layers: fused (all of them)"
-    assert rest[0] == first
-    assert rest[1] == "neurons 1 30 16 6 6: Numba (fast_sigmoid)"
-    assert rest[2].startswith("linear layer 10 16 6 6: ")
-    assert len(rest) == 4
-    with kernels.decisions() as lines:
+    assert rest[0] == "layers: one by one (normalisation, or a hook on a layer)"
+    assert rest[1] == first
+    assert rest[2] == "neurons 1 30 16 6 6: Numba (fast_sigmoid in torch.float32 on cpu)"
+    assert rest[3].startswith("linear layer 10 16 6 6: ")
+    assert len(rest) == 5
+    with kernels.explain() as lines:
         pass
     run_layers(layers, images)
     assert lines == []
 
 
-def test_decisions_can_be_read_within_each_other():
+def test_why_a_kernel_is_not_used_can_be_read():
     layers = layers_of((2, 8, 8), [(16, 3, 1), (10,)], ("zero", True), th.float32)
-    with kernels.decisions() as outer, th.no_grad():
-        with kernels.decisions():
+    images = th.rand(1, 30, 2, 8, 8)
+    kernels.use("reference")
+    try:
+        with kernels.explain() as lines, th.no_grad():
+            run_layers(layers, images)
+    finally:
+        kernels.use("auto")
+    chosen = "plain PyTorch (SB3_SPIKING_KERNELS or use() says so)"
+    assert lines[0] == "layers: one by one (SB3_SPIKING_KERNELS or use() says so)"
+    assert [line for line in lines if line.startswith("neurons")] == [
+        f"neurons {s}: {chosen}" for s in ("1 30 16 6 6", "5 30 10")
+    ]
+    with kernels.explain() as lines:
+        run_layers(layers, images)
+    assert lines[0] == "layers: one by one (exact gradients)"
+    with kernels.explain() as lines, th.autocast("cpu"), th.no_grad():
+        run_layers(layers, images)
+    assert lines[0] == "layers: one by one (autocast)"
+
+
+def test_the_choice_can_be_read_within_each_other():
+    layers = layers_of((2, 8, 8), [(16, 3, 1), (10,)], ("zero", True), th.float32)
+    with kernels.explain() as outer, th.no_grad():
+        with kernels.explain():
             pass
         run_layers(layers, th.rand(1, 3, 2, 8, 8))
     assert len(outer) == 2

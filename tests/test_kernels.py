@@ -11,7 +11,7 @@ from spiking_layers import IMAGES, RESETS, everything, paper_network, plain
 from torch.nn import functional as F
 
 from sb3_spiking.snn import SURROGATES, kernels
-from sb3_spiking.snn.kernels import checks, cpu, events, reference
+from sb3_spiking.snn.kernels import checks, cpu, event_driven, reference
 from sb3_spiking.snn.kernels.dynamics import Dynamics
 from sb3_spiking.snn.surrogates import Surrogate
 
@@ -145,9 +145,9 @@ def test_convolutions_of_spikes(shape, rate):
         window = (th.rand(num_steps, samples, channels, height, width) < rate).to(dtype).requires_grad_()
         weight = (th.randn(outputs, channels, kernel, kernel) / channels).to(dtype).requires_grad_()
         bias = th.randn(outputs, dtype=dtype, requires_grad=True)
-        packed = events.pack(window)
+        packed = event_driven.pack(window)
         assert packed.spikes == window.sum()
-        currents = events.convolution(window, weight, bias, stride, packed)
+        currents = event_driven.convolution(window, weight, bias, stride, packed)
         expected = F.conv2d(window.flatten(0, 1), weight, bias, stride).unflatten(0, window.shape[:2])
         grad = th.randn_like(currents)
         results = (currents, *th.autograd.grad(currents, (window, weight, bias), grad))
@@ -155,14 +155,14 @@ def test_convolutions_of_spikes(shape, rate):
         for result, expected in zip(results, expecteds, strict=True):
             th.testing.assert_close(result, expected, rtol=tolerance, atol=tolerance)
         with th.no_grad():
-            assert th.equal(events.convolution(window, weight, bias, stride, packed), currents)
+            assert th.equal(event_driven.convolution(window, weight, bias, stride, packed), currents)
 
 
 @pytest.mark.parametrize("value", [0.5, -1.0, 2.0, float("nan"), float("inf")])
 def test_what_is_not_a_spike_is_not_taken_for_one(value):
     window = th.zeros(2, 1, 20, 3, 3)
     window[1, 0, 17, 2, 1] = value
-    assert events.pack(window) is None
+    assert event_driven.pack(window) is None
 
 
 @pytest.mark.parametrize("wide", [False, True])
@@ -170,10 +170,10 @@ def test_what_is_not_a_spike_is_not_taken_for_one(value):
 @pytest.mark.parametrize("rows", [(2, 8), (4, 40)])
 def test_linear_layers_by_what_is_fastest_here(monkeypatch, rows, rate, wide):
     monkeypatch.setattr(kernels, "_WIDE_VECTORS", wide)
-    kernels._backend("events", checks.events, th.float64, True)
+    kernels._backend("event_driven", checks.events, th.float64, True)
     calls = []
-    convolution = events.convolution
-    monkeypatch.setattr(events, "convolution", lambda *args: calls.append(1) or convolution(*args))
+    convolution = event_driven.convolution
+    monkeypatch.setattr(event_driven, "convolution", lambda *args: calls.append(1) or convolution(*args))
     window = (th.rand(*rows, 16, 3, 2) < rate).double().requires_grad_()
     weight, bias = (th.randn(*shape, dtype=th.float64, requires_grad=True) for shape in ((20, 16, 3, 2), (20,)))
     currents = kernels.currents(window, weight, bias, 1)
@@ -186,10 +186,10 @@ def test_linear_layers_by_what_is_fastest_here(monkeypatch, rows, rate, wide):
 
 @pytest.mark.parametrize(("rate", "spikes"), [(0.05, True), (0.05, False), (0.5, True)])
 def test_few_spikes_go_event_by_event(monkeypatch, rate, spikes):
-    kernels._backend("events", checks.events, th.float32, True)  # its check is a call too
+    kernels._backend("event_driven", checks.events, th.float32, True)  # its check is a call too
     calls = []
-    convolution = events.convolution
-    monkeypatch.setattr(events, "convolution", lambda *args: calls.append(1) or convolution(*args))
+    convolution = event_driven.convolution
+    monkeypatch.setattr(event_driven, "convolution", lambda *args: calls.append(1) or convolution(*args))
     window = (th.rand(8, 8, 16, 8, 8) < rate).float() * (1.0 if spikes else 0.5)
     weight = th.randn(16, 16, 3, 3)
     currents = kernels.currents(window, weight, None, 1)

@@ -142,7 +142,7 @@ def test_kernels(monkeypatch, delay, reset, spike_grad, dtype):
         observations = batch(space, samples, dtype)
         with monkeypatch.context() as patch:
             if dtype == th.float32:
-                patch.setattr(kernels, "_chosen", "reference")
+                patch.setattr(kernels, "_in_use", "reference")
             patch.setattr("sb3_spiking.snn.layers.fused_layers", lambda window, *_: (window, 0, []))
             expected, expected_grads = gradients(network(space, "rates", **settings), observations)
         for threads in (1, 3):

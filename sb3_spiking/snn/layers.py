@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_spiking.snn import rates
+from sb3_spiking.snn.kernels import chosen, fused_layers, traced
 from sb3_spiking.snn.kernels import currents as currents_of
-from sb3_spiking.snn.kernels import fused_layers, traced
 from sb3_spiking.snn.kernels.dynamics import Kept, Layer
 from sb3_spiking.snn.neurons import Leaky
 from sb3_spiking.snn.normalization import NORMALIZATIONS
@@ -155,9 +155,11 @@ def run_layers(layers: Iterable[nn.Module], window: th.Tensor, largest: int = 1)
     :return: spikes of the last layer, shape (T, B, \\*out)
     """
     rest: list[Any] = list(layers)
-    constant = all(isinstance(layer, SpikingLayer) and layer.is_constant() for layer in rest)
     learns = th.is_grad_enabled()
-    if constant and not traced() and not (learns and any(layer.shares is None for layer in rest)):
+    why = _why_one_by_one(rest, learns)
+    if why:
+        chosen("one by one", why, "layers")
+    else:
         shares = [layer.shares.outputs for layer in rest] if learns else []
         spikes, done, kept = fused_layers(window, rest[0].num_steps, (layer.constants() for layer in rest), shares)
         if done:
@@ -171,6 +173,15 @@ def run_layers(layers: Iterable[nn.Module], window: th.Tensor, largest: int = 1)
     for layer in rest[len(convolutions) :]:
         window = layer(window)
     return window
+
+
+def _why_one_by_one(layers: Sequence[nn.Module], learns: bool) -> str:
+    """Why layers are not run at once: empty where they may be."""
+    if traced():
+        return "traced"
+    if not all(isinstance(layer, SpikingLayer) and layer.is_constant() for layer in layers):
+        return "normalisation, or a hook on a layer"
+    return "exact gradients" if learns and any(layer.shares is None for layer in layers) else ""
 
 
 def _graph_of_rates(layers: list[SpikingLayer], window: th.Tensor, spikes: th.Tensor, kept: list[Kept]) -> th.Tensor:

@@ -46,7 +46,7 @@ def one_step_earlier(shares: Shares) -> Shares:
     return (*shares[1:], 0.0)
 
 
-def delayed(window: th.Tensor) -> th.Tensor:
+def through_delay(window: th.Tensor) -> th.Tensor:
     """
     :param window: shape (T, \\*)
     :return: the window one step later, nothing at the first step, shape (T, \\*)

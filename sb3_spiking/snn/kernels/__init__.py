@@ -4,11 +4,11 @@ go through. This is the one place that chooses between backends, by device; the 
 use in a process a backend is compared with plain PyTorch, see :mod:`.checks`; :func:`use` chooses by hand.
 
 * ``reference``: the definition in plain PyTorch, which everything else is tested against
-* ``cpu``, ``events`` and ``dense``: Numba on the CPU
+* ``cpu``, ``event_driven`` and ``input_gradient``: Numba on the CPU
 * ``fused``: Numba on the CPU, layers at once where no exact gradient is wanted; it is built on ``registers`` and ``vectors``
 * ``cuda``: Triton
 
-What is decided for a network, and why, can be read: ``with kernels.decisions() as lines: model.q_net(observations)``.
+Which code runs for a network, and why, can be read: ``with kernels.explain() as lines: model.q_net(observations)``.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ _CHOICES = ("auto", "reference")
 
 _PATIENCE_SECONDS = 2.0  # longer than it takes to read compiled kernels from the disk
 # What a backend needs
-_NEEDS = {"cpu": "Numba", "events": "Numba", "fused": "Numba", "cuda": "Triton"}
+_NEEDS = {"cpu": "Numba", "event_driven": "Numba", "fused": "Numba", "cuda": "Triton"}
 # The numbers that there are kernels of neurons for, by device
 _LEAKY_DTYPES = {"cpu": (th.float32, th.float64), "cuda": (th.float32, th.float64, th.float16, th.bfloat16)}
 
@@ -54,8 +54,8 @@ _readers: list[list[str]] = []
 
 
 @contextlib.contextmanager
-def decisions() -> Iterator[list[str]]:
-    """Collects a line for each decision between backends: what is computed, by which, and why."""
+def explain() -> Iterator[list[str]]:
+    """Collects a line for each choice between backends: what is computed, by which, and why."""
     lines: list[str] = []
     _readers.append(lines)
     try:
@@ -64,7 +64,14 @@ def decisions() -> Iterator[list[str]]:
         _readers[:] = [each for each in _readers if each is not lines]
 
 
-def _decided(by: str, why: str, *what: object) -> None:
+def chosen(by: str, why: str, *what: object) -> None:
+    """
+    For :func:`explain`: say which code runs.
+
+    :param by: a backend, or a way to go through layers
+    :param why: it
+    :param what: is computed, and its shape
+    """
     for lines in _readers:
         lines.append(f"{' '.join(map(str, what))}: {by} ({why})")
 
@@ -77,15 +84,15 @@ def use(kernels: str) -> None:
     :param kernels: ``"auto"``, the fastest that works on the machine, or ``"reference"``, plain PyTorch
     :raises ValueError: for anything else
     """
-    global _chosen
+    global _in_use
     if kernels not in _CHOICES:
         raise ValueError(f"kernels {kernels!r}: expected one of {', '.join(map(repr, _CHOICES))}")
-    _chosen = kernels
+    _in_use = kernels
 
 
 def _backend(name: str, check: Callable[..., None], *case: Hashable) -> ModuleType | None:
     """The module of a backend, or None where it is not to be used."""
-    return None if _chosen == "reference" else _checked(name, check, *case)
+    return None if _in_use == "reference" else _checked(name, check, *case)
 
 
 @functools.cache
@@ -105,6 +112,11 @@ def _checked(name: str, check: Callable[..., None], *case: Hashable) -> ModuleTy
             stacklevel=2,
         )
         return None
+
+
+def _why_not(name: str) -> str:
+    """Why a backend is not used that there is for a case."""
+    return f"{VARIABLE} or use() says so" if _in_use == "reference" else f"{_NEEDS[name]} does not work here"
 
 
 @contextlib.contextmanager
@@ -146,21 +158,28 @@ def leaky_window(
     membranes: bool = False,
 ) -> th.Tensor:
     """See :func:`sb3_spiking.snn.kernels.reference.leaky_window`."""
-    backend, device, dtype = None, currents.device.type, currents.dtype
-    known = dtype in _LEAKY_DTYPES.get(device, ()) and dynamics.spike_grad.name in FORMULAS
-    if known and not traced():
+    backend, device, dtype, surrogate = None, currents.device.type, currents.dtype, dynamics.spike_grad.name
+    if traced():
+        why = "traced"
+    elif dtype not in _LEAKY_DTYPES.get(device, ()) or surrogate not in FORMULAS:
+        why = f"no kernel for {surrogate} in {dtype} on {device}"
+    else:
         learns = beta.requires_grad or threshold.requires_grad
         case = (_checked_as(dynamics), len(currents) == 1, membranes, learns, th.is_grad_enabled())
         backend = _backend(device, checks.leaky, device, dtype, *case)
-    _decided("plain PyTorch" if backend is None else _NEEDS[device], dynamics.spike_grad.name, "neurons", *currents.shape)
+        why = _why_not(device) if backend is None else f"{surrogate} in {dtype} on {device}"
+    chosen("plain PyTorch" if backend is None else _NEEDS[device], why, "neurons", *currents.shape)
     window: th.Tensor = (backend or reference).leaky_window(currents, num_steps, beta, threshold, dynamics, membranes)
     return window
 
 
-def _plain(window: th.Tensor) -> bool:
-    """Whether operations on a window mean what they say, on the CPU and in its own precision."""
-    plain = window.device.type == "cpu" and window.dtype in (th.float32, th.float64)
-    return plain and not traced() and not th.is_autocast_enabled("cpu")
+def _not_plain(window: th.Tensor) -> str:
+    """Why operations on a window do not mean what they say, on the CPU and in its own precision: empty where they do."""
+    if window.device.type != "cpu" or window.dtype not in (th.float32, th.float64):
+        return f"{window.dtype} on {window.device.type}"
+    if traced():
+        return "traced"
+    return "autocast" if th.is_autocast_enabled("cpu") else ""
 
 
 def currents(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: int = 1) -> th.Tensor:
@@ -182,11 +201,12 @@ def currents(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, strid
 
 
 def _convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: int) -> th.Tensor:
-    plain = _plain(window) and window.dtype == weight.dtype
+    why = _not_plain(window) or ("" if window.dtype == weight.dtype else f"weights in {weight.dtype}")
+    plain = not why
     linear = window.shape[2:] == weight.shape[1:]
     lines, columns = ((size - kernel) // stride + 1 for size, kernel in zip(window.shape[3:], weight.shape[2:], strict=True))
     places = window.shape[:2].numel() * lines * columns
-    what, why = "linear layer" if linear else "convolution", "not on the CPU, or not in its own precision"
+    what = "linear layer" if linear else "convolution"
     if plain and window.shape[0] == 1:
         why = "the same at every step"
     elif plain and places <= _EVENTS_ABOVE_PLACES:
@@ -194,17 +214,17 @@ def _convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, s
     elif plain and linear and _WIDE_VECTORS:
         why = "vectors of 512 bits"
     elif plain:
-        events = _backend("events", checks.events, window.dtype, th.is_grad_enabled())
-        packed = None if events is None else events.pack(window)
-        if events is not None and packed is not None:
+        backend = _backend("event_driven", checks.events, window.dtype, th.is_grad_enabled())
+        packed = None if backend is None else backend.pack(window)
+        if backend is None or packed is None:
+            why = _why_not("event_driven") if backend is None else "not spikes"
+        else:
             why = f"{packed.spikes / window.numel():.0%} fire"
             if packed.spikes < _EVENTS_BELOW_RATE * window.numel():
-                _decided("event by event", why, what, *weight.shape)
-                result: th.Tensor = events.convolution(window, weight, bias, stride, packed)
+                chosen("event by event", why, what, *weight.shape)
+                result: th.Tensor = backend.convolution(window, weight, bias, stride, packed)
                 return result
-        else:
-            why = "not spikes, or no Numba"
-    _decided("PyTorch", why, what, *weight.shape)
+    chosen("PyTorch", why, what, *weight.shape)
     images = window.flatten(0, 1)
     if not linear:
         images = images.contiguous(memory_format=th.channels_last)
@@ -229,26 +249,30 @@ def fused_layers(
     :param shares: for gradients through rates, what a spike of each layer counts at each step, T numbers each
     :return: the window after these layers, shape (T, B, \\*), their number, and what each of them keeps if there are shares
     """
-    if len(window) == 1 and window.shape[1] > 0 and _plain(window):
-        plans = list(layers)
-        dynamics = tuple({_checked_as(layer.dynamics): None for layer in plans})
+    why = _not_plain(window) or ("" if len(window) == 1 and window.shape[1] > 0 else "an input that changes, or none")
+    plans = [] if why else list(layers)
+    dynamics = tuple({_checked_as(layer.dynamics): None for layer in plans})
+    if any(layer.weight.dtype != window.dtype for layer in plans):
+        why = f"weights not in {window.dtype}"
+    elif shares and not all(SURROGATES[each.spike_grad.name].fused_rates for each in dynamics):
+        why = "no kernel for rates of this surrogate"
+    if not why:
         backend = _backend("fused", checks.fused, window.dtype)
         if shares and backend is not None:
-            known = all(SURROGATES[each.spike_grad.name].fused_rates for each in dynamics)
-            backend = _backend("fused", checks.rates, window.dtype, dynamics) if known else None
-        if backend is not None and all(layer.weight.dtype == window.dtype for layer in plans):
+            backend = _backend("fused", checks.rates, window.dtype, dynamics)
+        if backend is not None:
             with th.no_grad():
                 result: tuple[th.Tensor, int, list[Kept]] = backend.spikes(
                     window[0], num_steps, plans, _FUSED_BELOW_RATE, _convolution, shares
                 )
             done = result[1]
             why = "all of them" if done == len(plans) else "the last one fires in half of the steps or more"
-            _decided("fused", why, done, "of", len(plans), "layers")
+            chosen("fused", why, done, "of", len(plans), "layers")
             return result
-    why = "input that changes, not on the CPU or not in its own precision, another surrogate, or no Numba"
-    _decided("one by one", why, "layers")
+        why = _why_not("fused")
+    chosen("one by one", why, "layers")
     return window, 0, []
 
 
-_chosen = "auto"
+_in_use = "auto"
 use(os.environ.get(VARIABLE, "auto"))

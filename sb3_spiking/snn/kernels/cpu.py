@@ -9,7 +9,7 @@ import numpy as np
 import torch as th
 from torch.autograd.function import once_differentiable
 
-from sb3_spiking.snn.kernels.dynamics import FORMULAS, RESETS, Dynamics, dense, order_of, restored
+from sb3_spiking.snn.kernels.dynamics import FORMULAS, RESETS, Dynamics, contiguous, order_of, restored
 from sb3_spiking.snn.kernels.threads import kernel, run
 from sb3_spiking.snn.surrogates import Surrogate
 
@@ -224,7 +224,7 @@ def _backward(first, last, currents, beta, threshold, scale, reset, surrogate, s
 
 
 def _run_forward(currents: th.Tensor, num_steps: int, numbers: tuple[Any, ...], membranes: bool) -> th.Tensor:
-    permuted, order = dense(currents)
+    permuted, order = contiguous(currents)
     out = permuted.new_empty(num_steps, *permuted.shape[1:])
     flat = permuted.flatten(1).numpy()
     run(_forward, flat.shape[1], out.numel(), flat, *numbers, membranes, out.flatten(1).numpy())

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
-from sb3_spiking.snn.kernels.dynamics import FORMULAS, RESETS, Dynamics, dense, restored
+from sb3_spiking.snn.kernels.dynamics import FORMULAS, RESETS, Dynamics, contiguous, restored
 
 _BLOCK = 256  # two neurons a thread, at Triton's four warps
 
@@ -180,7 +180,7 @@ class _LeakyWindow(th.autograd.Function):
         membranes: bool,
         save: bool,
     ) -> th.Tensor:
-        permuted, order = dense(currents)
+        permuted, order = contiguous(currents)
         shape = (num_steps, *permuted.shape[1:])
         number = th.float64 if currents.dtype == th.float64 else th.float32
         out = permuted.new_empty(shape)

@@ -83,7 +83,7 @@ def order_of(window: th.Tensor) -> list[int]:
     return [0, *sorted(range(1, window.dim()), key=window.stride, reverse=True)]
 
 
-def dense(window: th.Tensor) -> tuple[th.Tensor, list[int]]:
+def contiguous(window: th.Tensor) -> tuple[th.Tensor, list[int]]:
     """
     :param window: shape (T, \\*)
     :return: the same values with dimensions permuted into the order of the memory, as a contiguous tensor, and the
@@ -94,5 +94,5 @@ def dense(window: th.Tensor) -> tuple[th.Tensor, list[int]]:
 
 
 def restored(permuted: th.Tensor, order: list[int]) -> th.Tensor:
-    """The inverse of the permutation of :func:`dense`."""
+    """The inverse of the permutation of :func:`contiguous`."""
     return permuted.permute(sorted(range(len(order)), key=order.__getitem__))

@@ -18,7 +18,7 @@ from numba.extending import intrinsic, overload
 from torch.nn import functional as F
 
 from sb3_spiking.snn.kernels.dynamics import FORMULAS, Kept, Layer
-from sb3_spiking.snn.kernels.events import gather, lanes_for, unpack
+from sb3_spiking.snn.kernels.event_driven import gather, lanes_for, unpack
 from sb3_spiking.snn.kernels.registers import neurons_16
 from sb3_spiking.snn.kernels.threads import GRAIN, in_parallel, kernel, run
 from sb3_spiking.snn.kernels.vectors import Vectors, aligned

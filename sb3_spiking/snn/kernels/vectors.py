@@ -9,9 +9,10 @@ few dozen, for vectors of a fixed number of lanes, which LLVM lays out in as man
 are one register of AVX-512, two of AVX2, four of NEON.
 
 Six kinds of work are done so: a window of 16 neurons (:mod:`.registers`); adding up the weights of events, and the other way
-round for their gradients, and packing spikes into bits (:mod:`.events`); unpacking them, and putting eight rows of weights
-side by side (:mod:`.fused`); a product of a few rows with a matrix (:mod:`.dense`). Each says in its first line what it
-computes. What Numba calls it with are ``(context, builder, signature, arguments)``, the types and values of its arguments.
+round for their gradients, and packing spikes into bits (:mod:`.event_driven`); unpacking them, and putting eight rows of
+weights side by side (:mod:`.fused`); a product of a few rows with a matrix (:mod:`.input_gradient`). Each says in its first
+line what it computes. What Numba calls it with are ``(context, builder, signature, arguments)``, the types and values of its
+arguments.
 """
 
 from typing import Any

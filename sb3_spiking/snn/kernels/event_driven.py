@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from sb3_spiking.snn.kernels.dense import input_gradient, is_linear
+from sb3_spiking.snn.kernels.input_gradient import input_gradient, is_linear
 from sb3_spiking.snn.kernels.threads import kernel, run
 from sb3_spiking.snn.kernels.vectors import Vectors
 
