@@ -1,5 +1,7 @@
 """Environments of each kind of observation, and small agents for them."""
 
+import json
+
 import gymnasium as gym
 import numpy as np
 import torch as th
@@ -8,6 +10,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_spiking import SpikingPolicy
+from sb3_spiking.training.manifest import MANIFEST
 
 
 class DictEnv(gym.Env):
@@ -71,3 +74,16 @@ def observation_of(model):
 def q_values(model, observation):
     with th.no_grad():
         return model.q_net(model.policy.obs_to_tensor(observation)[0])
+
+
+def make_agent(train_freq=1, n_envs=1, **kwargs):
+    settings = {"learning_starts": 50, "buffer_size": 400, "train_freq": train_freq, "target_update_interval": 40, "seed": 3}
+    env = make_vec_env("CartPole-v1", n_envs=n_envs, seed=3)
+    return DQN("SpikingPolicy", env, policy_kwargs={"net_arch": [16], "num_steps": 3}, **{**settings, **kwargs})
+
+
+def change_manifest(path, change):
+    """Of a checkpoint."""
+    manifest = json.loads((path / MANIFEST).read_text())
+    change(manifest)
+    (path / MANIFEST).write_text(json.dumps(manifest))
