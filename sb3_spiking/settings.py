@@ -112,19 +112,19 @@ def _setting(default: Any, rule: _Rule, description: str, per_layer: bool = Fals
 class SpikingSettings:
     """
     Everything that makes a spiking network what it is. Those marked * are one value for all layers or a tuple with one value
-    for each spiking layer, from the input to the output. What is said of each ends with its default; a body has some of its
-    own, which come before them: :attr:`sb3_spiking.extractors.SpikingExtractor.defaults`.
+    for each spiking layer, from the input to the output. What is said of each ends with its default. Bodies have a ``slope``
+    of 2 for the fast sigmoid; those with convolutions an ``input_scale`` of 4 and ``gradients="rates"`` too.
 
     :raises ValueError: for a value outside what its setting takes
     """
 
-    num_steps: int = _setting(8, _COUNT, "simulation steps of a decision's window (snnTorch's name; T in papers)")
-    beta: float | tuple[float, ...] = _setting(0.5, _SHARE, "membrane decay per step", per_layer=True)
+    num_steps: int = _setting(4, _COUNT, "simulation steps of a decision's window (snnTorch's name; T in papers)")
+    beta: float | tuple[float, ...] = _setting(1.0, _SHARE, "membrane decay per step", per_layer=True)
     threshold: float | tuple[float, ...] = _setting(
         1.0, _POSITIVE, "a neuron fires when its membrane is above this", per_layer=True
     )
     input_scale: float | tuple[float, ...] = _setting(
-        1.0, _POSITIVE, "factor on the currents into the neurons; 1/tau in neurons that scale their input", per_layer=True
+        2.0, _POSITIVE, "factor on the currents into the neurons; 1/tau in neurons that scale their input", per_layer=True
     )
     spike_grad: str | tuple[str, ...] = _setting("fast_sigmoid", _choice(SURROGATES), "surrogate gradient", per_layer=True)
     slope: float | tuple[float | None, ...] | None = _setting(
@@ -134,7 +134,7 @@ class SpikingSettings:
         per_layer=True,
     )
     reset_mechanism: str | tuple[str, ...] = _setting(
-        "zero", _choice(("zero", "subtract", "none")), "what a spike does to the membrane", per_layer=True
+        "subtract", _choice(("zero", "subtract", "none")), "what a spike does to the membrane", per_layer=True
     )
     reset_delay: bool | tuple[bool, ...] = _setting(
         True, _FLAG, "reset one step after the spike, detached from the graph (snnTorch's default), or at once", per_layer=True
