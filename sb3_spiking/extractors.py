@@ -22,9 +22,9 @@ from sb3_spiking.snn.readout import READOUTS
 # The convolutions of Mnih et al. 2015 (Nature 518:529), which Liu et al. 2022 keep: channels, kernel size, stride
 NATURE_CONV_LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
 
-# What was shown to learn on CartPole, MinAtar and Atari with few simulation steps: neurons that keep their charge, which are the
-# settings' own defaults, and a surrogate wide enough to reach membranes far below the threshold. A deep network on images needs
-# larger currents to fire from the first step on: see docs/learning.md
+# What was shown to learn on CartPole, MinAtar and Atari with few simulation steps: neurons that keep their charge, which are
+# the settings' own defaults, and a surrogate wide enough to reach membranes far below the threshold. A deep network on images
+# needs larger currents to fire from the first step on: see docs/learning.md
 _DEFAULTS = {"slope": 2.0}
 _IMAGE_DEFAULTS = {"conv_layers": NATURE_CONV_LAYERS, "input_scale": 4.0, "gradients": "rates"}
 
