@@ -1,12 +1,18 @@
 """What the docs say of files of this repository."""
 
+import ast
+import inspect
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from gymnasium import spaces
+from stable_baselines3 import DQN
 
 import sb3_spiking.minatar  # noqa: F401  (registers its games)
+from sb3_spiking import SpikingNatureCNN
 from sb3_spiking.evaluation.agents import load_agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS, decider, exploration_of, seed_of
 from sb3_spiking.look.notes import Notes
@@ -140,9 +146,27 @@ def test_silent_units_are_those_of_the_results(minatar):
         assert re.search(rf"^\| `{method}` .*\| {re.escape(cells)} \|$", text, re.MULTILINE), row
 
 
+def test_atari_in_python_is_what_the_command_trains():
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/atari.md").read_text(), re.DOTALL)[1]
+    (call,) = (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call) and ast.unparse(node.func) == "DQN")
+    given = {each.arg: ast.unparse(each.value) for each in call.keywords}
+    trained = yaml.safe_load((ROOT / "hyperparams/dqn.yml").read_text())["atari"]
+    settings = eval(given.pop("policy_kwargs"))
+    ours = eval(trained["policy_kwargs"])
+    body = SpikingNatureCNN(spaces.Box(0, 255, (84, 84, 4), np.uint8)).settings
+    assert {**settings, **{name: getattr(body, name) for name in ours if name != "optimizer_kwargs"}} == ours
+    assert given.pop("replay_buffer_class") in trained["replay_buffer_class"]
+    assert eval(given.pop("replay_buffer_kwargs")) == eval(trained["replay_buffer_kwargs"])
+    assert {name: float(eval(value)) for name, value in given.items()} == {name: float(trained[name]) for name in given}
+    sb3s = inspect.signature(DQN).parameters
+    zoos = {"env_wrapper", "frame_stack", "n_envs", "policy", "policy_kwargs", "callback", "n_timesteps"}
+    for name in set(trained) - zoos - set(given) - {"replay_buffer_class", "replay_buffer_kwargs"}:
+        assert trained[name] == sb3s[name].default, name
+
+
 def test_messages_of_the_questions_page_are_what_the_program_says():
     sources = "\n".join(path.read_text() for path in (ROOT / "sb3_spiking").rglob("*.py"))
-    messages = re.findall(r'^### "(.*)"$', (ROOT / "docs/faq.md").read_text(), re.MULTILINE)
+    messages = re.findall(r"^### `(.*)`$", (ROOT / "docs/faq.md").read_text(), re.MULTILINE)
     assert len(messages) >= 5
     for message in messages:
         assert message in sources, message

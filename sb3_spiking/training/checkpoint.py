@@ -41,7 +41,7 @@ class Checkpoint(BaseCallback):
     """
     Writes a checkpoint of the whole training every so many steps, at the end of an episode where one comes in time:
     model, optimizer, replay, counters, exploration, random states and what RL Zoo's evaluations found so far.
-    ``python -m sb3_spiking.training.resume RUN`` goes on with a run of RL Zoo; :func:`restore` with any other.
+    ``sb3-spiking resume RUN`` goes on with a run of RL Zoo; :func:`restore` with any other.
 
     :param save_freq: environment steps between two checkpoints, at least
     :param folder: of the checkpoint; None makes a folder ``checkpoint`` beside the monitor files, in RL Zoo's run
