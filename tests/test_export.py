@@ -30,7 +30,7 @@ IF = {"beta": 1.0, "reset_mechanism": "subtract"}
 LIF = {"beta": 0.5, "reset_mechanism": "zero"}
 NEURONS = {"integrate-and-fire": IF, "leaky": LIF, "integrate-and-fire to zero": {**LIF, "beta": 1.0}}
 # What an export takes beside its own environment
-EXTRA = "pip install 'sb3_spiking[export]'"
+EXTRA = "pip install '.[export]'"
 
 
 def small_agent(observations="vector", num_steps=5, **settings):

@@ -18,5 +18,5 @@ def needed(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        how = _ALONE.get(name.partition(".")[0], "pip install 'sb3_spiking[export]', or -e '.[export]' in a clone")
+        how = _ALONE.get(name.partition(".")[0], "pip install '.[export]' in the clone")
         raise AgentError(f"this needs the package {error.name}: {how}") from error

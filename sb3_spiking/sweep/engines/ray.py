@@ -39,7 +39,7 @@ class Ray:
         try:
             import ray
         except ImportError as error:
-            raise AgentError(f"--on ray: {error}; pip install 'sb3_spiking[ray]'") from error
+            raise AgentError(f"--on ray: {error}; pip install '.[ray]' in the clone") from error
         _check(address)
         self._ray = ray
         try:

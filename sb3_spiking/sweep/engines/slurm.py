@@ -68,7 +68,7 @@ class Slurm:
             import cloudpickle
             import submitit
         except ImportError as error:
-            raise AgentError(f"--on slurm: {error}; pip install 'sb3_spiking[slurm]'") from error
+            raise AgentError(f"--on slurm: {error}; pip install '.[slurm]' in the clone") from error
         if resources.gpus != int(resources.gpus):
             raise AgentError(f"--gpus {resources.gpus}: Slurm gives whole ones")
         self._states, self._looked = _queue(), time.monotonic()
