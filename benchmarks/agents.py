@@ -58,10 +58,10 @@ python benchmarks/agents.py play
 Spiking agents of `rl-trained-agents` and ReLU agents of `relu-agents`, of the same shape and trained with the same
 hyperparameters, {episodes} episodes each under the protocol of Liu et al. 2022 (epsilon {epsilon}, at most
 {max_steps:,} decisions). Of several seeds it is one with a good score, of MinAtar's spiking agents one of
-`cmc-if` or `cmc-if-wide`, two methods of [docs/results.md](docs/results.md), which compares them.
+`cmc-if` or `cmc-if-wide`, two methods of [results](docs/results.md), which compares them.
 The agents of classic control were trained with T = 8; the hyperparameters of today have T = 4.
 `n_timesteps`: steps of the environment after which the agent was saved, at its best evaluation.
-Firing rates, spikes and energy are those of greedy decisions, energy as in [docs/evaluation.md](docs/evaluation.md). Each
+Firing rates, spikes and energy are those of greedy decisions, energy as in [evaluation](docs/evaluation.md). Each
 folder has the command of its training and the evaluations during it. They play with RL Zoo's `enjoy` from a clone:
 
 ```bash

@@ -38,8 +38,15 @@ def _bounded(value: th.Tensor, low: float, high: float) -> th.Tensor:
 class Leaky(snn.Leaky):
     """
     A layer of leaky integrate-and-fire neurons that runs a whole window of simulation steps in one call. Spikes and
-    gradients are those of ``snntorch.Leaky`` stepped over the window from zero membranes; see
-    :func:`sb3_spiking.snn.kernels.reference.leaky_window` for the equations. Nothing is kept between windows.
+    gradients are those of ``snntorch.Leaky`` stepped over the window from zero membranes. Nothing is kept between windows.
+    With membrane U, current I, spike S, and a delayed reset::
+
+        "subtract":  U[t] = beta U[t-1] + input_scale I[t] - threshold S[t-1]
+        "zero":      U[t] = beta (1 - S[t-1]) U[t-1] + input_scale I[t]
+        "none":      U[t] = beta U[t-1] + input_scale I[t]
+        S[t] = 1 where U[t] > threshold, else 0
+
+    Its defaults are snnTorch's; those of a network are :class:`~sb3_spiking.settings.SpikingSettings`' and the bodies'.
 
     :param beta: membrane decay per step, in [0, 1]
     :param threshold: a neuron fires when its membrane is above this
