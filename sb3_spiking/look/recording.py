@@ -175,7 +175,7 @@ class Recording:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """
-        :param path: of a file that :meth:`save` wrote
+        :param path: of a file that :meth:`Recording.save` wrote
         :raises AgentError: if it is another file
         """
         try:

@@ -69,7 +69,7 @@ def chosen(by: str, why: str, *what: object) -> None:
     For :func:`explain`: say which code runs.
 
     :param by: a backend, or a way to go through layers
-    :param why: it
+    :param why: the reason
     :param what: is computed, and its shape
     """
     for lines in _readers:
