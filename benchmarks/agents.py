@@ -51,8 +51,8 @@ COLUMNS = {
 }
 HEAD = """# Performance of the trained agents
 
-Spiking agents play about as well as ReLU agents of the same shape and training, and their decisions take a sixth to a half of the
-energy.
+Spiking agents play about as well as ReLU agents of the same shape and training, and their decisions take a sixth to a half
+of the energy.
 
 ```bash
 python benchmarks/agents.py play
