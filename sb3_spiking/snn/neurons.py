@@ -46,7 +46,7 @@ class Leaky(snn.Leaky):
         "none":      U[t] = beta U[t-1] + input_scale I[t]
         S[t] = 1 where U[t] > threshold, else 0
 
-    Its defaults are snnTorch's; those of a network are :class:`~sb3_spiking.settings.SpikingSettings`' and the bodies'.
+    A network's defaults are others: :class:`~sb3_spiking.settings.SpikingSettings`.
 
     :param beta: membrane decay per step, in [0, 1]
     :param threshold: a neuron fires when its membrane is above this
