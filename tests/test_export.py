@@ -427,7 +427,7 @@ def test_a_package_that_is_missing_takes_one_line(tmp_path, monkeypatch):
 
     for name in ("nir", "onnx", "sinabs"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(AgentError, match=r"this needs the package nir: pip install 'sb3_spiking\[export\]'"):
+    with pytest.raises(AgentError, match=r"this needs the package nir: pip install '.\[export\]'"):
         write_nir(network_of(small_agent(**LIF)), tmp_path / "agent.nir")
     with pytest.raises(AgentError, match="this needs the package onnx: "):
         write_onnx(small_agent(**LIF), tmp_path / "agent.onnx")
