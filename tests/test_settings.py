@@ -125,3 +125,9 @@ def test_the_table_of_the_docs_has_every_setting():
             value = getattr(body, each.name)
             shown = f'`"{value}"`' if isinstance(value, str) else f"{value}"
             assert default.startswith(shown), each.name
+
+
+def test_the_defaults_are_those_that_a_policy_has():
+    """But for what docs/network.md says of bodies: the slope, and what shapes them."""
+    body = SpikingMLP(gym.make("CartPole-v1").observation_space).settings
+    assert set(SpikingSettings().differences(body)) == {"slope", "conv_layers", "net_arch"}
