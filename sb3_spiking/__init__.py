@@ -17,7 +17,7 @@ from sb3_spiking.sharing.loading import load
 from sb3_spiking.sharing.saving import save
 from sb3_spiking.snn import Leaky
 from sb3_spiking.training import replay
-from sb3_spiking.training.callbacks import SlopeSchedule, SpikeMonitor
+from sb3_spiking.training.callbacks import Cooldown, SlopeSchedule, SpikeMonitor
 from sb3_spiking.training.checkpoint import Checkpoint, restore
 from sb3_spiking.training.replay import FrameStackReplayBuffer
 
@@ -30,6 +30,7 @@ __all__ = [
     "PRESETS",
     "AgentError",
     "Checkpoint",
+    "Cooldown",
     "FrameStackReplayBuffer",
     "Leaky",
     "LookCallback",

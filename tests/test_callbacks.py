@@ -5,7 +5,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
 
-from sb3_spiking import SlopeSchedule, SpikeMonitor, SpikingMLP, SpikingPolicy
+from sb3_spiking import Cooldown, SlopeSchedule, SpikeMonitor, SpikingMLP, SpikingPolicy
 from sb3_spiking.snn.surrogates import Surrogate
 from sb3_spiking.training.callbacks import spike_counts
 
@@ -160,3 +160,34 @@ def test_a_slope_schedule_needs_a_slope():
     model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"spike_grad": "triangular"}, **TRAINING)
     with pytest.raises(ValueError, match="no surrogate in SpikingPolicy has a steepness"):
         model.learn(10, callback=SlopeSchedule(2.0, 25.0))
+
+
+@pytest.mark.parametrize(
+    ("learning_rate", "at"),
+    [
+        (0.01, {100: 0.01, 120: 0.01, 140: 0.0075, 180: 0.0025, 200: 0.0}),
+        (lambda left: 0.01 * left, {100: 0.005, 180: 0.00025}),
+    ],
+)
+def test_a_learning_rate_that_cools_down(learning_rate, at, tmp_path):
+    training = {**TRAINING, "learning_rate": learning_rate}
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"num_steps": 3, "net_arch": [8]}, seed=0, **training)
+    model.set_logger(Recorder())
+    model.learn(200, callback=Cooldown(0.4))
+    rates = model.logger.records["train/learning_rate"]
+    updates_before = 50 - len(rates)  # an update for each 4 steps, from learning_starts on
+    for step, rate in at.items():
+        assert rates[step // 4 - 1 - updates_before] == pytest.approx(rate), step
+    model.save(tmp_path / "agent")
+    # A later training has its own: the update before the last, at 4 of 100 steps left
+    left = (learning_rate(0.04) if callable(learning_rate) else learning_rate) * 0.04
+    loaded = DQN.load(tmp_path / "agent", env=model.env)
+    loaded.set_logger(Recorder())
+    loaded.learn(100, callback=Cooldown(1.0))
+    assert loaded.logger.records["train/learning_rate"][-2] == pytest.approx(left)
+
+
+@pytest.mark.parametrize("fraction", [0, 1.1, "0.4", True, float("nan")])
+def test_cooldowns_of_wrong_numbers(fraction):
+    with pytest.raises(ValueError, match=f"fraction={fraction!r}: expected a share of the training"):
+        Cooldown(fraction)

@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import CallbackList, EvalCallback, StopT
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack
 
-from sb3_spiking import Checkpoint, FrameStackReplayBuffer, restore
+from sb3_spiking import Checkpoint, Cooldown, FrameStackReplayBuffer, restore
 from sb3_spiking.training.manifest import MANIFEST
 
 
@@ -64,6 +64,18 @@ def test_bit_for_bit(tmp_path, train_freq, stop):
     agent.learn(1000 - done, reset_num_timesteps=False, callback=checkpoint)
     equal_state(agent, whole)
     assert agent._total_timesteps == 1000
+
+
+@pytest.mark.parametrize("stop", [300, 800])
+def test_a_learning_rate_goes_on_falling(tmp_path, stop):
+    whole = make_agent().learn(1000, callback=[Cooldown(0.5), Checkpoint(70, tmp_path / "whole")])
+    with pytest.raises(InterruptedError):
+        make_agent().learn(1000, callback=[Cooldown(0.5), StopAt(tmp_path / "cut", 70, stop)])
+    agent, checkpoint = make_agent(), Checkpoint(70, tmp_path / "cut")
+    done = restore(agent, tmp_path / "cut", checkpoint)
+    agent.learn(1000 - done, reset_num_timesteps=False, callback=[Cooldown(0.5), checkpoint])
+    equal_state(agent, whole)
+    assert agent.policy.optimizer.param_groups[0]["lr"] == whole.policy.optimizer.param_groups[0]["lr"] < 1e-5
 
 
 def test_evaluations_go_on(tmp_path):

@@ -201,7 +201,9 @@ def test_hyperparameters_are_new_at_every_call():
 def test_every_entry_names_what_exists_and_builds(module):
     for env, entry in importlib.import_module(module).hyperparams.items():
         assert entry["policy"] == "sb3_spiking.SpikingPolicy", env
-        assert entry["callback"] == "sb3_spiking.SpikeMonitor", env
+        callbacks = entry["callback"] if isinstance(entry["callback"], list) else [entry["callback"]]
+        assert callbacks[0] == "sb3_spiking.SpikeMonitor", env
+        assert all(hasattr(sb3_spiking, callback.removeprefix("sb3_spiking.")) for callback in callbacks), env
         kwargs = eval(entry.get("policy_kwargs", "dict()"))
         for argument in ("optimizer_kwargs", "common_mode"):  # the policy's own
             kwargs.pop(argument, None)

@@ -1,4 +1,4 @@
-"""SB3 callbacks: what spikes and what does not, and a surrogate that changes while the network learns."""
+"""SB3 callbacks: what spikes and what does not, a surrogate and a learning rate that change while the network learns."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
-from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.utils import FloatSchedule, obs_as_tensor
 
 from sb3_spiking.snn.neurons import Leaky
 from sb3_spiking.snn.surrogates import Surrogate
@@ -219,6 +219,40 @@ class SlopeSchedule(BaseCallback):
         for neuron in self._neurons:
             neuron.spike_grad = Surrogate(neuron.spike_grad.name, slope)
         self.logger.record("train/slope", slope)
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class _Cooling:
+    """A schedule that falls to 0 at the end; a class, so that it is saved with a model."""
+
+    def __init__(self, schedule: FloatSchedule, fraction: float) -> None:
+        self.schedule, self.fraction = schedule, fraction
+
+    def __call__(self, progress_remaining: float) -> float:
+        return self.schedule(progress_remaining) * min(1.0, progress_remaining / self.fraction)
+
+
+class Cooldown(BaseCallback):
+    """
+    Lets the learning rate fall linearly to 0 at the end of a training, and leaves it as it is before: as much is learned as
+    with a constant one, and the last agent is as good as the best ones (Hägele et al. 2024, arXiv 2405.18392).
+
+    :param fraction: of the training over which it falls, in (0, 1]
+    :param verbose: as of every callback
+    :raises ValueError: for another number
+    """
+
+    def __init__(self, fraction: float = 0.4, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
+            raise ValueError(f"fraction={fraction!r}: expected a share of the training, above 0 and at most 1")
+        self.fraction = fraction
+
+    def _on_training_start(self) -> None:
+        # From the setting, not from what an earlier training has left
+        self.model.lr_schedule = _Cooling(FloatSchedule(self.model.learning_rate), self.fraction)
 
     def _on_step(self) -> bool:
         return True
