@@ -274,8 +274,8 @@ def test_a_saved_agent_loads_whatever_it_was_trained_with(tmp_path, trained, loa
     given = {"policy_kwargs": {**shape, **({} if loaded is None else {"gradients": loaded})}}
     other = DQN.load(tmp_path / "agent", env=GridEnv(), custom_objects=given)
     assert other.policy.settings.gradients == (loaded or trained)
-    observations = GridEnv.observation_space.sample()[None]
-    assert th.equal(other.q_net(th.as_tensor(observations)), model.q_net(th.as_tensor(observations)))
+    observations = th.as_tensor(GridEnv.observation_space.sample()[None], device=model.device)
+    assert th.equal(other.q_net(observations), model.q_net(observations))
     other.learn(20)
 
 
