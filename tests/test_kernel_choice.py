@@ -125,7 +125,26 @@ def test_what_is_right_passes_the_check_of_triton(dtype):
     cuda = importlib.import_module("sb3_spiking.snn.kernels.cuda")
     device = "cuda" if th.cuda.is_available() else "cpu"
     for spike_grad, reset in zip(SURROGATES, itertools.cycle(RESETS)):
-        checks.leaky(cuda, device, dtype, Dynamics(0.7, Surrogate(spike_grad), *reset), False, False, False, True)
+        dynamics = Dynamics(0.7, Surrogate(spike_grad), *reset)
+        checks.leaky(cuda, device, dtype, dynamics, False, False, False, True)
+        for constant in (False, True):
+            checks.leaky_rates(cuda, device, dtype, dynamics, constant)
+
+
+@pytest.mark.parametrize(("spikes", "derivatives", "message"), [(1, 0.9, "derivatives of rates"), (0, 1, "spikes")])
+def test_what_is_wrong_fails_the_check_of_rates(spikes, derivatives, message):
+    cuda = importlib.import_module("sb3_spiking.snn.kernels.cuda")
+
+    class Wrong:
+        @staticmethod
+        def leaky_rates(*arguments):
+            return tuple(
+                each * factor for each, factor in zip(cuda.leaky_rates(*arguments), (spikes, derivatives), strict=True)
+            )
+
+    device = "cuda" if th.cuda.is_available() else "cpu"
+    with pytest.raises(checks.WrongResultError, match=f"^{message} differ"):
+        checks.leaky_rates(Wrong, device, th.float32, Dynamics(0.7, Surrogate("atan"), "zero", True), False)
 
 
 def test_the_check_leaves_the_random_state_alone():

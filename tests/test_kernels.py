@@ -4,13 +4,14 @@ import importlib
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch as th
 from spiking_layers import IMAGES, RESETS, everything, paper_network, plain
 from torch.nn import functional as F
 
-from sb3_spiking.snn import SURROGATES, kernels
+from sb3_spiking.snn import SURROGATES, kernels, rates
 from sb3_spiking.snn.kernels import checks, cpu, event_driven, reference
 from sb3_spiking.snn.kernels.dynamics import Dynamics
 from sb3_spiking.snn.surrogates import Surrogate
@@ -75,6 +76,40 @@ def test_leaky_windows_of_many_blocks_and_any_order_in_memory(backend, beta, res
             th.testing.assert_close(grad, expected_grad, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("spike_grad", SURROGATES)
+@pytest.mark.parametrize("dtype", [th.float32, th.float64])
+def test_derivatives_of_rates_for_every_surrogate_and_reset(dtype, spike_grad, reset):
+    cuda = importlib.import_module("sb3_spiking.snn.kernels.cuda")
+    device = "cuda" if th.cuda.is_available() else "cpu"
+    surrogate = Surrogate(spike_grad, 3.0 if SURROGATES[spike_grad].default_slope else None)
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == th.float32 else {"rtol": 1e-5, "atol": 1e-6}
+    for seed, (shape, num_steps) in enumerate((((5, 3, 2, 3), 5), ((1, 2, 4), 6), ((3, 4, 9, 13, 2), 3), ((2, 0, 4), 2))):
+        th.manual_seed(seed)
+        currents = th.randn(shape, dtype=dtype) * 2 + 0.5
+        currents = currents.transpose(1, -1).contiguous().transpose(1, -1)  # as a convolution leaves them
+        shares = tuple(th.rand(num_steps).softmax(dim=0).tolist())
+        beta, threshold = th.tensor(0.6, dtype=dtype), th.tensor(0.9, dtype=dtype)
+        dynamics = Dynamics(0.7, surrogate, *reset)
+        where = (currents.to(device), num_steps, beta.to(device), threshold.to(device))
+        spikes, derivatives = cuda.leaky_rates(*where, dynamics, shares)
+        window = partial(reference.leaky_window, num_steps=num_steps, beta=beta, threshold=threshold, dynamics=dynamics)
+        expected, expected_derivatives = rates.of_neurons(window, currents, shares)
+        assert th.equal(spikes.cpu(), expected)
+        assert spikes.dtype == derivatives.dtype == dtype
+        th.testing.assert_close(derivatives.cpu(), expected_derivatives, **tolerance)
+
+
+def test_derivatives_of_rates_by_hand():
+    cuda = importlib.import_module("sb3_spiking.snn.kernels.cuda")
+    device = "cuda" if th.cuda.is_available() else "cpu"
+    one = th.ones((), device=device)
+    dynamics = Dynamics(2.0, Surrogate("fast_sigmoid", 2.0), "none", True)
+    spikes, derivatives = cuda.leaky_rates(th.tensor([[0.3]], device=device), 2, one, one, dynamics, (0.25, 0.75))
+    assert spikes.tolist() == [[0.0], [1.0]]  # membranes of 0.6 and 1.2
+    assert derivatives.item() == pytest.approx(0.25 * 2 / 1.8**2 + 0.75 * 4 / 1.4**2)
+
+
 COMPILE = """
 import itertools, re, triton, triton.language as tl
 from triton.backends.compiler import GPUTarget
@@ -97,6 +132,7 @@ for reset, membranes, constant, save in itertools.product(range(5), flags, flags
 for reset, surrogate in itertools.product(range(5), range(8)):
     flag = bool(surrogate % 2)
     compiled(cuda._backward, RESET=reset, SURROGATE=surrogate, MEMBRANES=not flag, CONSTANT=flag, LEARN=flag)
+    compiled(cuda._rates, RESET=reset, SURROGATE=surrogate, CONSTANT=flag)
 """
 
 

@@ -1,5 +1,7 @@
 """Gradients through rates: where they are exact, how close they are elsewhere, what they keep, and what they do not cover."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch as th
@@ -155,6 +157,37 @@ def test_kernels(monkeypatch, delay, reset, spike_grad, dtype):
             for name, grad in grads.items():
                 scale = expected_grads[name].abs().max()
                 th.testing.assert_close(grad / scale, expected_grads[name] / scale, **tolerance)
+
+
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("delay", [False, True])
+@pytest.mark.parametrize("space", [VECTOR, IMAGE, DICT], ids=["vector", "image", "dict"])
+def test_kernels_for_gpus(monkeypatch, space, delay, reset):
+    """Layers one after another, by the kernel that gives spikes and derivatives at once, and by plain PyTorch."""
+    cuda = importlib.import_module("sb3_spiking.snn.kernels.cuda")
+    settings = {"reset_mechanism": reset[0], "reset_delay": reset[1], "beta": 0.8, "layer_delay": delay, "num_steps": 7}
+    if space is not VECTOR:
+        settings |= {**CONVOLUTIONS, "features_dim": 20}
+    monkeypatch.setattr(kernels, "_in_use", "reference")
+    expected, expected_grads = gradients(network(space, "rates", **settings), batch(space))
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return cuda.leaky_rates(*arguments)
+
+    device = "cuda" if th.cuda.is_available() else "cpu"  # there in Triton's interpreter
+    monkeypatch.setattr("sb3_spiking.snn.neurons.leaky_rates", counted)
+    q_net, observations = network(space, "rates", **settings).to(device), batch(space)
+    if isinstance(observations, dict):
+        observations = {key: each.to(device) for key, each in observations.items()}
+    else:
+        observations = observations.to(device)
+    result, grads = gradients(q_net, observations)
+    assert calls
+    th.testing.assert_close(result.cpu(), expected)
+    for name, grad in grads.items():
+        th.testing.assert_close(grad.cpu(), expected_grads[name], rtol=1e-5, atol=1e-7)
 
 
 def test_all_layers_run_at_once(monkeypatch):

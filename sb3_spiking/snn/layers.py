@@ -74,12 +74,10 @@ class SpikingLayer(nn.Module):
         with th.no_grad():
             seen = delayed(window) if self.delay else window
             currents = self._currents(seen)
-        with th.enable_grad():
-            spikes = self.neuron(currents.requires_grad_(), self.num_steps)
-        each = spikes.new_tensor(shares.outputs).view(-1, *[1] * (spikes.dim() - 1)).expand_as(spikes)
-        (onto_currents,) = th.autograd.grad(spikes, currents, each)
-        inputs = rates.of_window(window, seen, shares.inputs)
-        return self.learned(inputs, onto_currents.sum(dim=0), spikes.detach())
+        # Who observes the neurons waits for a call of them
+        done = None if _has_hooks(self.neuron) else self.neuron.rates(currents, self.num_steps, shares.outputs)
+        spikes, derivative = done or rates.of_neurons(lambda each: self.neuron(each, self.num_steps), currents, shares.outputs)
+        return self.learned(rates.of_window(window, seen, shares.inputs), derivative, spikes)
 
     def learned(self, inputs: th.Tensor, derivative: th.Tensor, outputs: th.Tensor) -> th.Tensor:
         """

@@ -5,7 +5,7 @@ from typing import Any
 import snntorch as snn
 import torch as th
 
-from sb3_spiking.snn.kernels import leaky_window
+from sb3_spiking.snn.kernels import leaky_rates, leaky_window
 from sb3_spiking.snn.kernels.dynamics import Dynamics
 from sb3_spiking.snn.surrogates import Surrogate
 
@@ -102,6 +102,17 @@ class Leaky(snn.Leaky):
         """
         return self._run(currents, num_steps, membranes=True)
 
+    def rates(self, currents: th.Tensor, num_steps: int, shares: tuple[float, ...]) -> tuple[th.Tensor, th.Tensor] | None:
+        """
+        What gradients through rates need, where there is a kernel for it.
+
+        :param currents: as of :meth:`forward`
+        :param num_steps: T
+        :param shares: what a spike counts at each step, T numbers
+        :return: as of :func:`sb3_spiking.snn.rates.of_neurons`; None where there is no kernel
+        """
+        return leaky_rates(currents, num_steps, *self._parameters_within_bounds(), self.dynamics, shares)
+
     @property
     def dynamics(self) -> Dynamics:
         """What these neurons do, but for beta and the threshold."""
@@ -115,11 +126,14 @@ class Leaky(snn.Leaky):
         return leaky_window(
             currents,
             currents.shape[0] if num_steps is None else num_steps,
-            _bounded(self.beta, 0.0, 1.0),
-            _bounded(self.threshold, 0.0, float("inf")),
+            *self._parameters_within_bounds(),
             self.dynamics,
             membranes,
         )
+
+    def _parameters_within_bounds(self) -> tuple[th.Tensor, th.Tensor]:
+        """beta and the threshold."""
+        return _bounded(self.beta, 0.0, 1.0), _bounded(self.threshold, 0.0, float("inf"))
 
     def extra_repr(self) -> str:
         return (

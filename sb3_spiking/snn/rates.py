@@ -11,6 +11,8 @@ Windows pass from layer to layer as they do with exact gradients. What a gradien
 the functions here hand back the same at every step.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch as th
@@ -24,6 +26,13 @@ class LayerShares(NamedTuple):
 
     inputs: Shares
     outputs: Shares
+
+
+@functools.cache
+def on_device(shares: Shares, dtype: th.dtype, device: th.device) -> th.Tensor:
+    """The numbers as a tensor, of shape (T,): a GPU need not be given them each time."""
+    with th.inference_mode(False):
+        return th.tensor(shares, dtype=dtype, device=device)
 
 
 def input_shares(shares: Shares, beta: float) -> Shares:
@@ -71,7 +80,7 @@ class _Rates(th.autograd.Function):
     @staticmethod
     def forward(ctx: Any, window: th.Tensor, seen: th.Tensor, shares: Shares) -> th.Tensor:
         ctx.steps = len(window)
-        return th.tensordot(seen.new_tensor(shares), seen, dims=1) if len(seen) > 1 else seen[0].clone()
+        return th.tensordot(on_device(shares, seen.dtype, seen.device), seen, dims=1) if len(seen) > 1 else seen[0].clone()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor, None, None]:
@@ -134,6 +143,24 @@ class _Neurons(th.autograd.Function):
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor, None, None]:
         (derivative,) = ctx.saved_tensors
         return _onto_rate(grad_outputs[0], derivative) * derivative, None, None
+
+
+def of_neurons(neurons: Callable[[th.Tensor], th.Tensor], currents: th.Tensor, shares: Shares) -> tuple[th.Tensor, th.Tensor]:
+    """
+    What neurons do, differentiated by PyTorch.
+
+    :param neurons: maps currents to spikes
+    :param currents: shape (T, B, \\*), or (1, B, \\*) if the same at every step
+    :param shares: what their spikes count at each step
+    :return: the spikes, shape (T, B, \\*), and the derivative of their rates with respect to a current that is added at every
+        step, shape (B, \\*)
+    """
+    with th.enable_grad():
+        currents = currents.detach().requires_grad_()
+        spikes = neurons(currents)
+    each = on_device(shares, spikes.dtype, spikes.device).view(-1, *[1] * (spikes.dim() - 1)).expand_as(spikes)
+    (onto_currents,) = th.autograd.grad(spikes, currents, each)
+    return spikes.detach(), onto_currents.sum(dim=0)
 
 
 def of_window(window: th.Tensor, seen: th.Tensor, shares: Shares) -> th.Tensor:

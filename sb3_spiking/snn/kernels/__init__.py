@@ -173,6 +173,32 @@ def leaky_window(
     return window
 
 
+def leaky_rates(
+    currents: th.Tensor, num_steps: int, beta: th.Tensor, threshold: th.Tensor, dynamics: Dynamics, shares: tuple[float, ...]
+) -> tuple[th.Tensor, th.Tensor] | None:
+    """
+    A window of neurons with what gradients through rates need of it, in one go.
+
+    :param currents: shape (T, B, \\*), or (1, B, \\*) if the same at every step
+    :param num_steps: T
+    :param beta: membrane decay per step, in [0, 1]
+    :param threshold: at least 0
+    :param dynamics: of the neurons
+    :param shares: what a spike counts at each step, T numbers
+    :return: as of :func:`sb3_spiking.snn.rates.of_neurons`; None where there is no kernel
+    """
+    device, dtype = currents.device.type, currents.dtype
+    if device != "cuda" or traced() or dtype not in _LEAKY_DTYPES[device] or dynamics.spike_grad.name not in FORMULAS:
+        return None
+    backend = _backend(device, checks.leaky_rates, device, dtype, _checked_as(dynamics), len(currents) == 1)
+    if backend is None:
+        return None
+    chosen(_NEEDS[device], "gradients through rates", "neurons", *currents.shape)
+    with th.no_grad():
+        result: tuple[th.Tensor, th.Tensor] = backend.leaky_rates(currents, num_steps, beta, threshold, dynamics, shares)
+    return result
+
+
 def _not_plain(window: th.Tensor) -> str:
     """Why operations on a window do not mean what they say, on the CPU and in its own precision: empty where they do."""
     if window.device.type != "cpu" or window.dtype not in (th.float32, th.float64):

@@ -5,6 +5,7 @@ processor, driver or version, would train a wrong network without a sign.
 """
 
 from collections.abc import Iterable
+from functools import partial
 from types import ModuleType
 
 import torch as th
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from sb3_spiking.snn.kernels import reference
 from sb3_spiking.snn.kernels.dynamics import Dynamics, Layer
+from sb3_spiking.snn.rates import of_neurons as rates_of_neurons
 from sb3_spiking.snn.surrogates import Surrogate
 
 
@@ -83,6 +85,30 @@ def leaky(
         _equal(window, expected, "spikes")
     for grad, expected_grad, what in zip(grads, expected_grads, ("currents", "beta", "the threshold"), strict=False):
         _close(grad, expected_grad, dtype, f"gradients of {what}")
+
+
+def leaky_rates(backend: ModuleType, device: str, dtype: th.dtype, dynamics: Dynamics, constant: bool) -> None:
+    """
+    A window of neurons with what gradients through rates need of it.
+
+    :param backend: with a function ``leaky_rates``
+    :param device: that it runs on
+    :param dtype: of the currents
+    :param dynamics: of the neurons
+    :param constant: whether the current is the same at every step
+    :raises WrongResultError: if spikes or derivatives differ
+    """
+    num_steps, neurons, shares = 5, 300, (0.4, 0.2, 0.2, 0.1, 0.1)
+    currents = _numbers(1 if constant else num_steps, neurons, dtype=dtype) * 2
+    beta, threshold = (th.tensor(each).to(dtype) for each in (0.6, 0.9))
+    number = th.promote_types(dtype, th.float32)
+    with th.inference_mode(False), th.autocast(device, enabled=False):
+        on_device = (each.to(device) for each in (beta, threshold))
+        spikes, derivatives = backend.leaky_rates(currents.to(device), num_steps, *on_device, dynamics, shares)
+        window = partial(reference.leaky_window, num_steps=num_steps, beta=beta.to(number), threshold=threshold.to(number))
+        expected = rates_of_neurons(partial(window, dynamics=dynamics), currents.to(number), shares)
+    _equal(spikes, expected[0], "spikes")
+    _close(derivatives, expected[1], dtype, "derivatives of rates")
 
 
 def events(backend: ModuleType, dtype: th.dtype, gradients: bool) -> None:

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch.autograd.function import once_differentiable
 
 from sb3_spiking.snn.kernels.dynamics import FORMULAS, RESETS, Dynamics, contiguous, restored
+from sb3_spiking.snn.rates import on_device
 
 _BLOCK = 256  # two neurons a thread, at Triton's four warps
 
@@ -168,6 +169,50 @@ def _backward(
         tl.store(learned + 2 * tl.program_id(0) + 1, tl.sum(tl.where(inside, onto_threshold, 0.0), 0))
 
 
+@triton.jit(do_not_specialize=["num_steps"])
+def _rates(
+    currents, beta, threshold, shares, out, derivatives, neurons, num_steps, slope,
+    SCALE: tl.constexpr, RESET: tl.constexpr, SURROGATE: tl.constexpr, CONSTANT: tl.constexpr, NUMBER: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """
+    currents: (T or 1, N); shares: (T,); out: spikes, (T, N); derivatives: of the spikes, added up with these shares, with
+    respect to a current that is added at every step, (N,). ``reach`` is the membrane's.
+    """
+    neuron = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = neuron < neurons
+    beta, threshold = tl.load(beta).to(NUMBER), tl.load(threshold).to(NUMBER)
+    before, reach, total = tl.zeros((BLOCK,), NUMBER), tl.zeros((BLOCK,), NUMBER), tl.zeros((BLOCK,), NUMBER)
+    current = tl.load(currents + neuron, inside, 0.0).to(NUMBER) * SCALE
+    for step in range(num_steps):
+        if not CONSTANT:
+            current = tl.load(currents + neuron, inside, 0.0).to(NUMBER) * SCALE
+            currents += neurons
+        # As in _forward
+        due = before > threshold
+        if RESET == _ZERO_LATER or RESET == _ZERO_NOW:
+            charged = beta * tl.where(due, 0.0, before) + current
+        elif RESET == _SUBTRACT_LATER or RESET == _SUBTRACT_NOW:
+            charged = beta * before + current - tl.where(due, threshold, 0.0)
+        else:
+            charged = beta * before + current
+        fired = charged > threshold
+        if RESET == _ZERO_LATER:
+            reach = tl.where(due, 0.0, reach)
+        reach = beta * reach + SCALE
+        onto_spike = reach * _derivative(charged, threshold, slope, SURROGATE)
+        total += tl.load(shares + step) * onto_spike
+        before = charged
+        if RESET == _ZERO_NOW:
+            reach = tl.where(fired, 0.0, reach) - onto_spike * charged
+        elif RESET == _SUBTRACT_NOW:
+            before = charged - (fired.to(NUMBER) - due.to(NUMBER)) * threshold
+            reach -= onto_spike * threshold
+        tl.store(out + neuron, fired.to(NUMBER), inside)
+        out += neurons
+    tl.store(derivatives + neuron, total, inside)
+
+
 class _LeakyWindow(th.autograd.Function):
     @staticmethod
     def forward(
@@ -243,3 +288,23 @@ def leaky_window(
 ) -> th.Tensor:
     """See :func:`sb3_spiking.snn.kernels.reference.leaky_window`."""
     return _LeakyWindow.apply(currents, beta, threshold, num_steps, dynamics, membranes, th.is_grad_enabled())
+
+
+def leaky_rates(
+    currents: th.Tensor, num_steps: int, beta: th.Tensor, threshold: th.Tensor, dynamics: Dynamics, shares: tuple[float, ...]
+) -> tuple[th.Tensor, th.Tensor]:
+    """See :func:`sb3_spiking.snn.kernels.leaky_rates`."""
+    permuted, order = contiguous(currents)
+    number = th.float64 if currents.dtype == th.float64 else th.float32
+    spikes = permuted.new_empty((num_steps, *permuted.shape[1:]))
+    derivatives = permuted.new_empty((1, *permuted.shape[1:]))
+    neurons = derivatives.numel()
+    settings = {"SCALE": dynamics.input_scale, "RESET": dynamics.reset, "SURROGATE": FORMULAS[dynamics.spike_grad.name]}
+    settings |= {"CONSTANT": len(currents) == 1, "NUMBER": tl.float64 if number == th.float64 else tl.float32, "BLOCK": _BLOCK}
+    if neurons:
+        with th.cuda.device_of(currents):
+            _rates[(triton.cdiv(neurons, _BLOCK),)](
+                permuted, beta, threshold, on_device(shares, number, currents.device), spikes, derivatives, neurons,
+                num_steps, float(dynamics.spike_grad.slope or 0), enable_fp_fusion=False, **settings,
+            )  # fmt: skip
+    return restored(spikes, order), restored(derivatives, order)[0]
