@@ -43,7 +43,8 @@ def train(arguments, folder, env="CartPole-v1", check=True):
 def trained(tmp_path_factory):
     """A folder in which the user's command ran twice."""
     folder = tmp_path_factory.mktemp("runs")
-    command = "-f sb3_spiking -n 1200 --save-replay-buffer --tensorboard-log tb -P"
+    # With a seed: SB3 logs after episodes, of which some must end behind the 1,000 steps of SpikeMonitor
+    command = "-f sb3_spiking -n 1200 --seed 0 --save-replay-buffer --tensorboard-log tb -P"
     (folder / "first.txt").write_text(train(command, folder))
     (folder / "second.txt").write_text(train("-f sb3_spiking -n 200 -params policy_kwargs:dict(num_steps=2)", folder))
     return folder
