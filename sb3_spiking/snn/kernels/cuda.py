@@ -27,6 +27,18 @@ _HEAVISIDE = tl.constexpr(FORMULAS["heaviside"])
 _HALF_PI = tl.constexpr(1.5707963267948966)
 
 
+@triton.jit
+def _charged(before, due, current, beta, threshold, RESET: tl.constexpr):
+    """Membranes that a current has gone into, after the reset of those where it is due."""
+    if RESET == _ZERO_LATER or RESET == _ZERO_NOW:
+        result = beta * tl.where(due, 0.0, before) + current
+    elif RESET == _SUBTRACT_LATER or RESET == _SUBTRACT_NOW:
+        result = beta * before + current - tl.where(due, threshold, 0.0)
+    else:
+        result = beta * before + current
+    return result
+
+
 @triton.jit(do_not_specialize=["num_steps"])
 def _forward(
     currents, beta, threshold, out, charges, afters, neurons, num_steps,
@@ -45,12 +57,7 @@ def _forward(
             current = tl.load(currents + neuron, inside, 0.0).to(NUMBER) * SCALE
             currents += neurons
         due = before > threshold
-        if RESET == _ZERO_LATER or RESET == _ZERO_NOW:
-            charged = beta * tl.where(due, 0.0, before) + current
-        elif RESET == _SUBTRACT_LATER or RESET == _SUBTRACT_NOW:
-            charged = beta * before + current - tl.where(due, threshold, 0.0)
-        else:
-            charged = beta * before + current
+        charged = _charged(before, due, current, beta, threshold, RESET)
         fired = charged > threshold
         if RESET == _SUBTRACT_NOW:
             before = charged - (fired.to(NUMBER) - due.to(NUMBER)) * threshold
@@ -188,14 +195,8 @@ def _rates(
         if not CONSTANT:
             current = tl.load(currents + neuron, inside, 0.0).to(NUMBER) * SCALE
             currents += neurons
-        # As in _forward
         due = before > threshold
-        if RESET == _ZERO_LATER or RESET == _ZERO_NOW:
-            charged = beta * tl.where(due, 0.0, before) + current
-        elif RESET == _SUBTRACT_LATER or RESET == _SUBTRACT_NOW:
-            charged = beta * before + current - tl.where(due, threshold, 0.0)
-        else:
-            charged = beta * before + current
+        charged = _charged(before, due, current, beta, threshold, RESET)
         fired = charged > threshold
         if RESET == _ZERO_LATER:
             reach = tl.where(due, 0.0, reach)
