@@ -263,7 +263,7 @@ def test_the_choice_can_be_read():
     assert rest[0] == "layers: one by one (normalisation, or a hook on a layer)"
     assert rest[1] == first
     assert rest[2] == "neurons 1 30 16 6 6: Numba (fast_sigmoid in torch.float32 on cpu)"
-    assert rest[3].startswith("linear layer 10 16 6 6: ")
+    assert rest[3].startswith("linear layer 10 576: ")
     assert len(rest) == 5
     with kernels.explain() as lines:
         pass

@@ -201,22 +201,27 @@ def test_what_is_not_a_spike_is_not_taken_for_one(value):
     assert event_driven.pack(window) is None
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("wide", [False, True])
-@pytest.mark.parametrize("rate", [0.05, 0.5])
-@pytest.mark.parametrize("rows", [(2, 8), (4, 40)])
-def test_linear_layers_by_what_is_fastest_here(monkeypatch, rows, rate, wide):
+@pytest.mark.parametrize("rate", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize("rows", [(2, 8), (4, 40), (8, 130)])
+def test_linear_layers_by_what_is_fastest_here(monkeypatch, rows, rate, wide, channels_last):
     monkeypatch.setattr(kernels, "_WIDE_VECTORS", wide)
     kernels._backend("event_driven", checks.events, th.float64, True)
     calls = []
     convolution = event_driven.convolution
     monkeypatch.setattr(event_driven, "convolution", lambda *args: calls.append(1) or convolution(*args))
-    window = (th.rand(*rows, 16, 3, 2) < rate).double().requires_grad_()
-    weight, bias = (th.randn(*shape, dtype=th.float64, requires_grad=True) for shape in ((20, 16, 3, 2), (20,)))
-    currents = kernels.currents(window, weight, bias, 1)
-    assert len(calls) == (rate < 0.3 and not wide and rows == (4, 40))
-    expected = F.linear(window.flatten(2), weight.flatten(1), bias)
+    window = (th.rand(*rows, 16, 3, 2) < rate).double()
+    if channels_last:  # as convolutions leave them
+        window = window.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    window.requires_grad_()
+    weight, bias = (th.randn(*shape, dtype=th.float64, requires_grad=True) for shape in ((20, 96), (20,)))
+    currents = kernels.currents(window, weight, bias)
+    below, above = (0.1, 1000) if wide else (0.3, 100)
+    assert len(calls) == (rate < below and rows[0] * rows[1] > above)
+    expected = F.linear(window.flatten(2), weight, bias)
     results, expecteds = (th.autograd.grad(each.square().sum(), (window, weight, bias)) for each in (currents, expected))
-    for result, expected_result in zip((currents.flatten(2), *results), (expected, *expecteds), strict=True):
+    for result, expected_result in zip((currents, *results), (expected, *expecteds), strict=True):
         th.testing.assert_close(result, expected_result)
 
 

@@ -45,9 +45,12 @@ _LEAKY_DTYPES = {"cpu": (th.float32, th.float64), "cuda": (th.float32, th.float6
 _EVENTS_BELOW_RATE = 0.3
 _FUSED_BELOW_RATE = 0.5
 _EVENTS_ABOVE_PLACES = 100
-# Vectors of 512 bits make matrix products so fast that in a linear layer with gradients events never pay. Elsewhere, measured
-# on AMD processors, oneDNN's convolutions are faster than MKL's matrix products for more than this number of rows.
+# Vectors of 512 bits make matrix products so fast that in a linear layer with gradients events pay below this rate only, and
+# for more than this number of places. Elsewhere, measured on AMD processors, oneDNN's convolutions are faster than MKL's
+# matrix products for more than this number of rows.
 _WIDE_VECTORS = th.backends.cpu.get_cpu_capability() == "AVX512"
+_WIDE_BELOW_RATE = 0.1
+_WIDE_ABOVE_PLACES = 1000
 _ROWS_FOR_MKL = 32
 
 _readers: list[list[str]] = []
@@ -221,9 +224,13 @@ def currents(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, strid
     """
     if weight.dim() == 4:
         return _convolution(window, weight, bias, stride)
-    # Events know a linear layer as a convolution whose kernel is as large as the image
-    images = window if window.dim() == 5 else window.flatten(2)[..., None, None]
-    return _convolution(images, weight.unflatten(1, images.shape[2:]), bias, 1).flatten(2)
+    if window.dim() == 5 and window.shape[:2].numel() > len(weight) and not _not_plain(window):
+        channels_last = window.permute(0, 1, 3, 4, 2)
+        if channels_last.is_contiguous():  # then rather the fewer weights are put in another order than the images
+            weight = weight.unflatten(1, window.shape[2:]).permute(0, 2, 3, 1).flatten(1)
+            window = channels_last
+    # Events know a linear layer as a convolution of images of one pixel
+    return _convolution(window.flatten(2)[..., None, None], weight[..., None, None], bias, 1).flatten(2)
 
 
 def _convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: int) -> th.Tensor:
@@ -232,13 +239,12 @@ def _convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, s
     linear = window.shape[2:] == weight.shape[1:]
     lines, columns = ((size - kernel) // stride + 1 for size, kernel in zip(window.shape[3:], weight.shape[2:], strict=True))
     places = window.shape[:2].numel() * lines * columns
-    what = "linear layer" if linear else "convolution"
+    what = ("linear layer", *weight.flatten(1).shape) if linear else ("convolution", *weight.shape)
+    wide = linear and _WIDE_VECTORS
     if plain and window.shape[0] == 1:
         why = "the same at every step"
-    elif plain and places <= _EVENTS_ABOVE_PLACES:
+    elif plain and places <= (_WIDE_ABOVE_PLACES if wide else _EVENTS_ABOVE_PLACES):
         why = f"{places} places are too few"
-    elif plain and linear and _WIDE_VECTORS:
-        why = "vectors of 512 bits"
     elif plain:
         backend = _backend("event_driven", checks.events, window.dtype, th.is_grad_enabled())
         packed = None if backend is None else backend.pack(window)
@@ -246,11 +252,11 @@ def _convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, s
             why = _why_not("event_driven") if backend is None else "not spikes"
         else:
             why = f"{packed.spikes / window.numel():.0%} fire"
-            if packed.spikes < _EVENTS_BELOW_RATE * window.numel():
-                chosen("event by event", why, what, *weight.shape)
+            if packed.spikes < (_WIDE_BELOW_RATE if wide else _EVENTS_BELOW_RATE) * window.numel():
+                chosen("event by event", why, *what)
                 result: th.Tensor = backend.convolution(window, weight, bias, stride, packed)
                 return result
-    chosen("PyTorch", why, what, *weight.shape)
+    chosen("PyTorch", why, *what)
     images = window.flatten(0, 1)
     if not linear:
         images = images.contiguous(memory_format=th.channels_last)

@@ -4,9 +4,8 @@ weights of the neurons that fired are added up. Forward and gradient of the weig
 gradient of the spikes is not sparse, and left to PyTorch's dense convolution.
 
 A window of spikes is packed into one bit each: that is all that is saved for the gradients. A row, below, is one step of one
-sample. The weights lie with the output channels innermost, so that each event adds one line of the memory to another: those of
-a linear layer, a convolution whose kernel is the whole image, in the order of their inputs, which is a plain transposition;
-those of other convolutions pixel by pixel of the kernel.
+sample. The weights lie with the output channels innermost, pixel by pixel of the kernel, so that each event adds one line of
+the memory to another. A linear layer is a convolution of images of one pixel.
 """
 
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from numba.extending import intrinsic
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from sb3_spiking.snn.kernels.input_gradient import input_gradient, is_linear
+from sb3_spiking.snn.kernels.input_gradient import input_gradient
 from sb3_spiking.snn.kernels.threads import kernel, run
 from sb3_spiking.snn.kernels.vectors import Vectors
 
@@ -200,14 +199,14 @@ def _forward(first, last, words, geometry, together, weights, bias, out):
     Tiles first to last of the rows. words: (R, pixels, words of a pixel); weights: (blocks * taps * C * lanes,); out: (R *
     positions * blocks * lanes,).
     """
-    order, inputs, taps, width, channels, kernel_height, kernel_width, stride, lines, columns, blocks, lanes, tile = geometry
+    inputs, taps, width, channels, kernel_height, kernel_width, stride, lines, columns, blocks, lanes, tile = geometry
     events = np.empty((tile, inputs), np.uint32)
     pixel_ends = np.zeros((tile, words.shape[1] + 1), np.int64)
     outputs, positions = blocks * lanes, lines * columns
     for start in range(first * tile, min(last * tile, words.shape[0]), tile):
         stop = min(start + tile, words.shape[0])
         for row in range(start, stop):
-            unpack(words[row], 0, words.shape[1], order, 0, events[row - start], pixel_ends[row - start])
+            unpack(words[row], 0, words.shape[1], (channels, 1), 0, events[row - start], pixel_ends[row - start])
             for position in range(row * positions, row * positions + positions):
                 out[position * outputs : position * outputs + outputs] = bias
         for block in range(blocks):
@@ -231,7 +230,7 @@ def _weight_gradient(first, last, words, geometry, grads, out):
     Pieces first to last, a piece being the part of one group of rows in one block of output channels.
     grads: (R * positions * blocks * lanes,); out: (groups, blocks * taps * C * lanes), zeros.
     """
-    order, inputs, taps, width, channels, kernel_height, kernel_width, stride, lines, columns, blocks, lanes, tile = geometry
+    inputs, taps, width, channels, kernel_height, kernel_width, stride, lines, columns, blocks, lanes, tile = geometry
     events = np.empty((tile, inputs), np.uint32)
     pixel_ends = np.zeros((tile, words.shape[1] + 1), np.int64)
     outputs, positions, groups = blocks * lanes, lines * columns, out.shape[0]
@@ -242,7 +241,7 @@ def _weight_gradient(first, last, words, geometry, grads, out):
         for start in range(group_first, group_last, tile):
             stop = min(start + tile, group_last)
             for row in range(start, stop):
-                unpack(words[row], 0, words.shape[1], order, 0, events[row - start], pixel_ends[row - start])
+                unpack(words[row], 0, words.shape[1], (channels, 1), 0, events[row - start], pixel_ends[row - start])
             for kernel_line in range(kernel_height):
                 slab = (block * taps + kernel_line * kernel_width * channels) * lanes
                 for row in range(start, stop):
@@ -291,9 +290,8 @@ def lanes_for(outputs: int) -> int:
 
 def _geometry(shape: th.Size, weight: th.Tensor, stride: int) -> tuple[Any, ...]:
     """
-    What a convolution is to the kernels: steps of an event's number from pixel to pixel and from channel to channel; numbers
-    of an image; weights of an output; width of the image; channels, 0 if events are numbered as a linear layer's weights; size
-    of the kernel; stride; lines, columns, blocks, lanes, rows of a tile.
+    What a convolution is to the kernels: numbers of an image; weights of an output; width of the image; channels; size of the
+    kernel; stride; lines, columns, blocks, lanes, rows of a tile.
     """
     channels, height, width = shape[2:]
     outputs, _, kernel_height, kernel_width = weight.shape
@@ -302,11 +300,8 @@ def _geometry(shape: th.Size, weight: th.Tensor, stride: int) -> tuple[Any, ...]
     blocks = -(-outputs // lanes)
     tile = _TILE_BYTES // (lines * columns * blocks * lanes * weight.element_size())
     tile = max(1, min(tile, -(-shape[:2].numel() // th.get_num_threads())))
-    order = (1, height * width) if is_linear(shape, weight) else (channels, 1)
-    return (
-        order, shape[2:].numel(), weight[0].numel(), width, 0 if is_linear(shape, weight) else channels,
-        kernel_height, kernel_width, stride, lines, columns, blocks, lanes, tile,
-    )  # fmt: skip
+    numbers, taps = shape[2:].numel(), weight[0].numel()
+    return numbers, taps, width, channels, kernel_height, kernel_width, stride, lines, columns, blocks, lanes, tile
 
 
 def _currents(weight: th.Tensor, bias: th.Tensor, stride: int, packed: Packed) -> th.Tensor:
@@ -318,21 +313,20 @@ def _currents(weight: th.Tensor, bias: th.Tensor, stride: int, packed: Packed) -
     padded = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else weight
     together = max(1, _LINES_BYTES // (weight[0, :, 0].numel() * lanes * weight.element_size()))
     out = weight.new_empty(rows * lines * columns * blocks * lanes)
-    ordered = _outputs_innermost(padded, lanes, is_linear(packed.shape, weight))
+    ordered = _outputs_innermost(padded, lanes)
     arguments = (packed.words.numpy(), geometry, together, ordered.numpy(), F.pad(bias, (0, missing)).numpy())
     run(_forward, -(-rows // tile), packed.spikes * weight[:, 0].numel(), *arguments, out.numpy())
     return out.view(num_steps, samples, lines, columns, blocks * lanes)[..., :outputs].permute(0, 1, 4, 2, 3)
 
 
-def _outputs_innermost(weight: th.Tensor, lanes: int, linear: bool) -> th.Tensor:
+def _outputs_innermost(weight: th.Tensor, lanes: int) -> th.Tensor:
     """
     :param weight: shape (O, C, KH, KW), O a multiple of ``lanes``
     :param lanes: outputs of a block
-    :param linear: whether the order of the inputs stays
-    :return: the same with shape (O / lanes, KH, KW, C, lanes), or (O / lanes, C, KH, KW, lanes) if ``linear``, flat
+    :return: the same with shape (O / lanes, KH, KW, C, lanes), flat
     """
     blocks = weight.unflatten(0, (-1, lanes))
-    if not linear:
+    if weight[0, 0].numel() > 1:
         return blocks.permute(0, 3, 4, 2, 1).flatten()
     ordered = weight.new_empty(len(blocks), weight[0].numel(), lanes)
     for block, transposed in zip(blocks.flatten(2), ordered, strict=True):
@@ -340,14 +334,14 @@ def _outputs_innermost(weight: th.Tensor, lanes: int, linear: bool) -> th.Tensor
     return ordered.flatten()
 
 
-def _as_weight(sums: th.Tensor, weight: th.Tensor, lanes: int, linear: bool) -> th.Tensor:
+def _as_weight(sums: th.Tensor, weight: th.Tensor, lanes: int) -> th.Tensor:
     """The other way round: sums for all outputs of all blocks, flat, in the order of ``weight``, of its shape."""
     blocks = sums.view(-1, weight[0].numel(), lanes)
-    if not linear:
-        _, channels, kernel_height, kernel_width = weight.shape
+    _, channels, kernel_height, kernel_width = weight.shape
+    if kernel_height * kernel_width > 1:
         ordered = blocks.unflatten(1, (kernel_height, kernel_width, channels)).permute(0, 4, 3, 1, 2).flatten(0, 1)
     else:
-        ordered = weight.new_empty(len(blocks) * lanes, weight[0].numel())
+        ordered = weight.new_empty(len(blocks) * lanes, channels)
         for block, transposed in zip(blocks, ordered.split(lanes), strict=True):
             transposed.copy_(block.t())
     return ordered[: len(weight)].view(weight.shape)
@@ -385,7 +379,7 @@ def _weights_gradient(weight: th.Tensor, grad: th.Tensor, stride: int, packed: P
     sums = grad.new_zeros(max(1, _GROUPS // blocks), blocks * lanes * weight[0].numel())
     arguments = (packed.words.numpy(), geometry, padded.flatten().numpy(), sums.numpy())
     run(_weight_gradient, sums.shape[0] * blocks, packed.spikes * weight[:, 0].numel(), *arguments)
-    return _as_weight(sums.sum(dim=0), weight, lanes, is_linear(packed.shape, weight))
+    return _as_weight(sums.sum(dim=0), weight, lanes)
 
 
 def convolution(window: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: int, packed: Packed) -> th.Tensor:

@@ -83,15 +83,6 @@ def _input_gradient(first, last, positions, depth, grads, panels, shifts, places
             position += together
 
 
-def is_linear(shape: th.Size, weight: th.Tensor) -> bool:
-    """
-    :param shape: (T, B, C, H, W) of the input window
-    :param weight: shape (O, C, KH, KW)
-    :return: whether the kernel is as large as the image, that is, a linear layer
-    """
-    return weight.shape[1:] == shape[2:]
-
-
 def input_gradient(shape: th.Size, weight: th.Tensor, grad: th.Tensor, stride: int) -> th.Tensor:
     """
     :param shape: (T, B, C, H, W) of the input window
@@ -103,7 +94,7 @@ def input_gradient(shape: th.Size, weight: th.Tensor, grad: th.Tensor, stride: i
     num_steps, samples, channels, height, width = shape
     rows, outputs, kernel_height, kernel_width = num_steps * samples, weight.shape[0], *weight.shape[2:]
     lines, columns = grad.shape[2:4]
-    if is_linear(shape, weight):
+    if weight.shape[1:] == shape[2:]:  # a linear layer
         return (grad.reshape(rows, outputs) @ weight.flatten(1)).view(shape)
     if channels % _LANES:
         images = grad.flatten(0, 1).permute(0, 3, 1, 2)
