@@ -309,6 +309,20 @@ class SpikingCombinedExtractor(SpikingExtractor):
         _require_dense_layer(resolved)
         return resolved
 
+    def spike_inputs(self) -> th.Tensor:
+        """
+        :return: which inputs of the first dense layer are spikes, shape (inputs,): what comes from an image, and everything
+            with an encoding that makes spikes
+        """
+        assert isinstance(self._observation_space, spaces.Dict)
+        encoded = self.settings.encoding != "direct"
+        parts = []
+        for key, space in self._observation_space.spaces.items():
+            image = key in self.cnns
+            size = self.settings.features_dim if image else self.encoded_channels(get_flattened_obs_dim(space), space)
+            parts.append(th.full((size,), image or encoded))
+        return th.cat(parts)
+
     def window(self, observations: PyTorchObs) -> th.Tensor:
         assert isinstance(observations, dict)
         assert isinstance(self._observation_space, spaces.Dict)

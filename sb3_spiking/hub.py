@@ -95,14 +95,15 @@ def load_from_hub(
             except EntryNotFoundError:
                 filename = archive
             else:
-                # All files of the same commit, which names the folder in the cache
-                commit = config.parent.name
-                download(WEIGHTS, commit)
-                if env is not None:
-                    with contextlib.suppress(EntryNotFoundError):
-                        download(OPTIMIZER, commit)
-                parse_json(config.read_bytes(), f"{repo_id}: {CONFIG}")
-                return load(config.parent, env, device, **hyperparameters)
+                if "format" in parse_json(config.read_bytes(), f"{repo_id}: {CONFIG}"):
+                    # All files of the same commit, which names the folder in the cache
+                    commit = config.parent.name
+                    download(WEIGHTS, commit)
+                    if env is not None:
+                        with contextlib.suppress(EntryNotFoundError):
+                            download(OPTIMIZER, commit)
+                    return load(config.parent, env, device, **hyperparameters)
+                filename = archive  # huggingface_sb3 writes a config.json of its own
         return load(download(filename), env, device, **hyperparameters)
     except AgentError:
         raise
@@ -205,13 +206,15 @@ def push_to_hub(
         episodes = evaluate([agent], protocol, Path(scratch) / "evaluation", seeds=[0], energy="45nm-float32")
         summary, layers = summarise([agent], episodes, {}, {})
         results = {key: _plain(value) for key, value in summary.iloc[0].items() if key not in ("env", "agent")}
-        scores = {"mean_reward": results["score"], "std_reward": float(np.std(episodes["score"])), "is_deterministic": True}
-        scores |= {"n_eval_episodes": n_eval_episodes, "protocol": "RL Zoo's", "epsilon": float(episodes["epsilon"].iloc[0])}
+        epsilon = float(episodes["epsilon"].iloc[0])
+        scores = {"mean_reward": results["score"], "std_reward": float(np.std(episodes["score"]))}
+        scores |= {"n_eval_episodes": n_eval_episodes, "protocol": "RL Zoo's", "epsilon": epsilon}
+        scores["is_deterministic"] = epsilon == 0
         (folder / "results.json").write_text(json.dumps({**scores, "evaluation": results}, indent=1))
         _write_zoo_files(folder, hyperparams, dict(env_kwargs or {}), None if logs is None else Path(logs))
         if video_length:
             _record(agent, folder / "replay.mp4", video_length)
-        card = _card(model, repo_id, env_id, environment, scores, results, layers)
+        card = _card(agent, repo_id, scores, results, layers)
         card.save(folder / "README.md")
         api = HfApi(token=token, library_name="sb3_spiking")
         try:
@@ -264,16 +267,8 @@ def _record(agent: Any, file: Path, length: int) -> None:
         shutil.rmtree(file.parent / "videos", ignore_errors=True)
 
 
-def _card(
-    model: DQN,
-    repo_id: str,
-    env_id: str,
-    environment: dict[str, Any],
-    scores: dict[str, Any],
-    results: dict[str, Any],
-    layers: Any,
-) -> ModelCard:
-    policy: Any = model.policy
+def _card(agent: Any, repo_id: str, scores: dict[str, Any], results: dict[str, Any], layers: Any) -> ModelCard:
+    policy, env_id = agent.model.policy, agent.env_id
     spiking = isinstance(policy, SpikingPolicy)
     kind = "spiking DQN" if spiking else "DQN"
     data = ModelCardData(
@@ -301,7 +296,7 @@ Trained with [Stable-Baselines3](https://github.com/DLR-RM/stable-baselines3)\
 | | |
 |---|---|
 | score | {scores["mean_reward"]:.2f} +/- {scores["std_reward"]:.2f} ({scores["n_eval_episodes"]} episodes) |
-| training steps | {model.num_timesteps:,} |
+| training steps | {agent.model.num_timesteps:,} |
 | energy of a decision | {results["nanojoules"]:.1f} nJ (counted operations, 45 nm, 32-bit floats: Horowitz, ISSCC 2014) |
 """
     if spiking:
@@ -312,7 +307,7 @@ Trained with [Stable-Baselines3](https://github.com/DLR-RM/stable-baselines3)\
 ## Use it
 
 ```python
-{_snippet(repo_id, env_id, environment)}
+{_snippet(agent, repo_id)}
 ```
 
 This runs nothing that is in the files. `dqn-{EnvironmentName(env_id)}.zip` is for SB3's own `DQN.load`, which unpickles: only
@@ -324,19 +319,27 @@ from people you trust.
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
-def _snippet(repo_id: str, env_id: str, environment: dict[str, Any]) -> str:
-    imports = ["import sb3_spiking"]
-    if env_id.startswith("MinAtar/"):
-        imports.append("import sb3_spiking.minatar")
-    atari = environment.get("env_wrapper") == _ATARI["env_wrapper"]
-    imports.append(f"from stable_baselines3.common.env_util import {'make_atari_env' if atari else 'make_vec_env'}")
+def _snippet(agent: Any, repo_id: str) -> str:
+    """Code that plays the agent, in the environment that it was trained in."""
+    hyperparams, env_id = agent.hyperparams, agent.env_id
+    wrappers = hyperparams.get("env_wrapper")
+    make = "make_atari_env" if wrappers == _ATARI["env_wrapper"] else "make_vec_env"
+    imports = ["import sb3_spiking", f"from stable_baselines3.common.env_util import {make}"]
     imports.append("from stable_baselines3.common.evaluation import evaluate_policy")
-    if atari:
+    arguments = [f'"{env_id}"', "n_envs=1"]
+    if agent.env_kwargs:
+        arguments.append(f"env_kwargs={agent.env_kwargs!r}")
+    if wrappers and make == "make_vec_env":
+        imports.append("from rl_zoo3.utils import get_wrapper_class")
+        arguments.append(f"wrapper_class=get_wrapper_class({ {'env_wrapper': wrappers}!r})")
+    if agent.is_atari:
         imports.insert(0, "import ale_py")
-    lines = [f'env = {"make_atari_env" if atari else "make_vec_env"}("{env_id}", n_envs=1)']
-    if environment.get("frame_stack"):
+    if env_id.startswith("MinAtar/"):
+        imports.insert(1, "import sb3_spiking.minatar")
+    lines = [f"env = {make}({', '.join(arguments)})"]
+    if hyperparams.get("frame_stack"):
         imports.append("from stable_baselines3.common.vec_env import VecFrameStack")
-        lines.append(f"env = VecFrameStack(env, {environment['frame_stack']})")
+        lines.append(f"env = VecFrameStack(env, {hyperparams['frame_stack']})")
     lines.append(f'model = sb3_spiking.load_from_hub("{repo_id}")')
     lines.append("print(evaluate_policy(model, env, n_eval_episodes=5))")
     return "\n".join([*imports, "", *lines])

@@ -1,6 +1,7 @@
 """Converted agents against the published rules, step by step, and against the ReLU agents they come from."""
 
 import json
+import shutil
 
 import gymnasium as gym
 import numpy as np
@@ -10,6 +11,7 @@ from gymnasium import spaces
 from processes import python
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from sb3_spiking import ReluExtractor, SpikingPolicy
@@ -177,8 +179,19 @@ def same_shape(**settings):
         (GridEnv, "MlpPolicy", same_shape(conv_layers=[(7, 3, 1)], layout="hwc", features_dim=20, net_arch=[10])),
         (GridEnv, "MlpPolicy", same_shape(net_arch=[20])),
         ("CartPole-v1", "MlpPolicy", same_shape(net_arch=[20, 10])),
+        ("CartPole-v1", "MlpPolicy", {**same_shape(net_arch=[20]), "net_arch": [10]}),
+        (ImagesEnv, "CnnPolicy", {**same_shape(conv_layers=[(8, 9, 9)], features_dim=20), "net_arch": [16]}),
     ],
-    ids=["CnnPolicy", "MlpPolicy", "our images", "our grids", "our grids, dense", "our vectors"],
+    ids=[
+        "CnnPolicy",
+        "MlpPolicy",
+        "our images",
+        "our grids",
+        "our grids, dense",
+        "our vectors",
+        "and a head",
+        "images and a head",
+    ],
 )
 def test_more_steps_come_closer_to_the_relu_network(env, policy, kwargs, layer_delay, per_channel):
     env = make_vec_env(env)
@@ -269,6 +282,20 @@ def test_the_command_goes_on_where_it_stopped_and_leaves_an_ordinary_agent(relu_
     assert not list((relu_run / "spiking/dqn").glob(".*"))
 
 
+def test_normalised_observations_need_trust(tmp_path, in_process):
+    env = VecNormalize(make_vec_env("CartPole-v1"))
+    model = DQN("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, buffer_size=100, learning_starts=10, seed=0).learn(50)
+    run = tmp_path / "logs/dqn/CartPole-v1_1"
+    (run / "CartPole-v1").mkdir(parents=True)
+    model.save(run / "CartPole-v1.zip")
+    env.save(str(run / "CartPole-v1/vecnormalize.pkl"))
+    (run / "CartPole-v1/config.yml").write_text("normalize: true\n")
+    arguments = "--env CartPole-v1 -f logs --trust --num-steps 20 --frames 50 --decisions 16 --episodes 2 --max-steps 20"
+    printed, _ = in_process("convert", arguments, tmp_path)
+    assert "T = 20: score" in printed
+    assert (tmp_path / "logs-converted/dqn/CartPole-v1_1/CartPole-v1/vecnormalize.pkl").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -278,11 +305,18 @@ def test_the_command_goes_on_where_it_stopped_and_leaves_an_ordinary_agent(relu_
         ("-f relu --env Cartpole-v7", "there is no such environment"),
         ("-f relu --num-steps 0", "--num-steps: 0: expected a whole number of at least 1"),
         ("-f relu --percentile 0", "--percentile: 0: expected above 0"),
-        ("-f relu --curve 500", "--curve 500: expected from 1 to less than --num-steps"),
+        ("-f relu --curve 500", "--curve 500: expected from 3 to less than --num-steps, 500"),
+        ("-f relu --curve 2 10", "--curve 2 10: expected from 3 to less than --num-steps, 500"),
+        ("-f relu --num-steps 2", "--num-steps 2: each layer sees the spikes of the last step"),
+        ("-f noted", "conversion.json: damaged JSON"),
         ("-f relu -o relu", "the new agent would take the old one's place"),
         ("-f relu -o taken", "holds an agent that is not a converted one"),
         ("-f damaged", "damaged, or no agent of SB3"),
     ],
 )
-def test_wrong_input_gets_one_line(fails, arguments, message):
+def test_wrong_input_gets_one_line(relu_run, fails, arguments, message):
+    if "noted" in arguments:
+        shutil.copytree(relu_run / "relu", relu_run / "noted", dirs_exist_ok=True)
+        shutil.copytree(relu_run / "relu", relu_run / "noted-converted", dirs_exist_ok=True)
+        (relu_run / "noted-converted/dqn/CartPole-v1_1/conversion.json").write_text('{"rule": ')
     assert message in fails("convert", arguments if "--env" in arguments else f"--env CartPole-v1 {arguments}")

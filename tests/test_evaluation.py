@@ -21,7 +21,7 @@ from stable_baselines3.common.atari_wrappers import ClipRewardEnv, EpisodicLifeE
 from sb3_spiking import SpikingPolicy
 from sb3_spiking.errors import AgentError
 from sb3_spiking.evaluation.agents import load_agent
-from sb3_spiking.evaluation.comparison import evaluate, summarise
+from sb3_spiking.evaluation.comparison import evaluate, plot, summarise
 from sb3_spiking.evaluation.episodes import PROTOCOLS, run_episodes
 from sb3_spiking.evaluation.operations import ENERGIES
 from sb3_spiking.evaluation.perturbations import MaskedPixels, OcclusionBar, quantised
@@ -135,8 +135,16 @@ def test_summary(agent, tmp_path):
     assert list(layers["weight_bytes"]) == pytest.approx([640, 4224, 264])
 
 
-def test_whole_games_of_atari_are_neither_cut_into_lives_nor_clipped(atari):
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_whole_games_of_atari_are_neither_cut_into_lives_nor_clipped(atari, one_by_one):
     agent = load_agent(atari / "logs", "dqn", "PongNoFrameskip-v4")
+    if one_by_one:
+        names = ("NoopResetEnv", "EpisodicLifeEnv", {"WarpFrame": {"width": 84}}, "ClipRewardEnv")
+        module = "stable_baselines3.common.atari_wrappers"
+        agent.hyperparams["env_wrapper"] = [
+            f"{module}.{name}" if isinstance(name, str) else {f"{module}.{key}": value for key, value in name.items()}
+            for name in names
+        ]
     layers = {}
     for whole_games in (False, True):
         env = agent.make_env(1, whole_games=whole_games)
@@ -308,6 +316,55 @@ def test_evaluate_compares_the_runs_of_folders(relu_run, tmp_path):
     assert pd.read_csv(tmp_path / "evaluation/summary.csv")["relative"].tolist() == pytest.approx([100] * 4)
 
 
+def test_the_reference_is_a_folder_and_not_what_lies_in_it(relu_run, tmp_path, in_process):
+    shutil.copytree(relu_run / "relu/dqn/CartPole-v1_1", tmp_path / "2024/dqn/CartPole-v1_1")
+    other = tmp_path / "2024/other/dqn/CartPole-v1_1"
+    other.mkdir(parents=True)
+    DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [2]}, buffer_size=1, seed=3).save(other / "CartPole-v1.zip")
+    arguments = "--env CartPole-v1 -f 2024 2024/other --episodes 3 --max-steps 60 --epsilon 0 --relative-to 2024"
+    in_process("evaluate", arguments, tmp_path)
+    reference, lower = pd.read_csv(tmp_path / "evaluation/summary.csv")["relative"]
+    assert reference == pytest.approx(100)
+    assert lower < 100
+
+
+def test_names_that_look_like_numbers(relu_run, tmp_path, in_process):
+    shutil.copytree(relu_run / "relu/dqn/CartPole-v1_1", tmp_path / "2024/dqn")
+    for _ in range(2):
+        in_process("evaluate", "--env CartPole-v1 -f 2024 --exp-id -1 --episodes 2 --max-steps 20", tmp_path)
+        (row,) = pd.read_csv(tmp_path / "evaluation/summary.csv").to_dict("records")
+        assert row["episodes"] == 2
+    assert len(pd.read_csv(tmp_path / "evaluation/episodes.csv")) == 2
+
+
+def test_another_environment_is_another_evaluation(relu_run, tmp_path):
+    shutil.copytree(relu_run / "relu", tmp_path / "logs")
+    config = tmp_path / "logs/dqn/CartPole-v1_1/CartPole-v1/config.yml"
+    for text, steps in (
+        ("policy: MlpPolicy\n", 5),
+        ("env_wrapper: [{gymnasium.wrappers.TimeLimit: {max_episode_steps: 1}}]\n", 1),
+    ):
+        config.write_text(text)
+        short = dataclasses.replace(SHORT, episodes=2, max_steps=5)
+        rows = evaluate([load_agent(tmp_path / "logs", "dqn", "CartPole-v1")], short, tmp_path, seeds=[0])
+        assert rows["steps"].tolist() == [steps] * 2
+
+
+def test_scores_that_are_all_the_same_fraction(agent, tmp_path):
+    rows = evaluate([agent], dataclasses.replace(SHORT, episodes=10, max_steps=3), tmp_path, seeds=[0])
+    rows["score"] = 0.3  # whose mean over ten is below by rounding
+    assert rows["score"].mean() != 0.3
+    plot([agent], [None], rows, tmp_path / "scores.png")
+    assert (tmp_path / "scores.png").stat().st_size > 10_000
+
+
+def test_without_greedy_decisions_there_is_no_energy(agent, tmp_path):
+    rows = evaluate([agent], dataclasses.replace(SHORT, epsilon=1.0, episodes=2), tmp_path, seeds=[0])
+    summary, layers = summarise([agent], rows, {}, {})
+    assert math.isnan(summary["nanojoules"].item())
+    assert layers.empty
+
+
 def test_robustness_command_survives_a_kill(relu_run):
     arguments = (
         "--env CartPole-v1 -f relu --perturbations mask --levels 0 50 100 --episodes 4 --max-steps 200 --n-envs 1 -o rob"
@@ -343,6 +400,7 @@ def test_robustness_command_survives_a_kill(relu_run):
         ("robustness", "-f relu --perturbations occlusion", "occlusion: made for images"),
         ("robustness", "-f relu --perturbations quantisation --levels 32 1", "--levels 1: quantisation takes 2 to 24 bits"),
         ("robustness", "-f relu --perturbations mask --levels 150", "--levels 150: mask takes a percentage"),
+        ("robustness", "-f relu --perturbations mask --levels 8 8", "--levels 8 8: each level once"),
         ("evaluate", "-f relu relu", "is named twice"),
         ("evaluate", "-f relu --seed 1 1", "each seed once"),
         ("evaluate", "-f relu --seed -1", "--seed: -1: expected 0 to"),

@@ -103,6 +103,7 @@ def test_what_is_more_than_layers_is_onnx_alone(target):
         ("nir", {**LIF, "layer_delay": True}, "train with layer_delay=False"),
         ("sinabs", {**IF, "reset_delay": False}, "train with reset_delay=True"),
         ("sinabs", {**IF, "beta": 0.0}, "train with beta=1"),
+        ("sinabs", {**IF, "threshold": 0.0}, "train with threshold=1"),
         ("sinabs", {**LIF, "reset_mechanism": "none"}, "train with reset_mechanism='subtract' or 'zero'"),
         ("sinabs", {**IF, "layer_delay": True}, "train with layer_delay=False"),
         ("sinabs", {**IF, "readout": "max_membrane"}, "train with readout='rate' or 'spike'"),

@@ -18,6 +18,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_spiking
 from sb3_spiking import AgentError
+from sb3_spiking.evaluation.agents import Agent
+from sb3_spiking.hub import _snippet
 
 REPOSITORY = "org/dqn-CartPole-v1"
 
@@ -104,6 +106,26 @@ def test_what_rl_zoo_pushed(hub, agent, tmp_path):
     assert score(sb3_spiking.load_from_hub(REPOSITORY, filename="dqn-CartPole-v1.zip")) == score(agent)
     with pytest.raises(AgentError, match=r"there is no other\.zip in it"):
         sb3_spiking.load_from_hub(REPOSITORY, filename="other.zip")
+
+
+def test_what_huggingface_sb3_packaged(hub, agent, tmp_path):
+    agent.save(tmp_path / "dqn-CartPole-v1.zip")
+    content = (tmp_path / "dqn-CartPole-v1.zip").read_bytes()
+    hub.repositories[REPOSITORY] = [{"dqn-CartPole-v1.zip": content, "config.json": b'{"policy_class": {":type:": "abc"}}'}]
+    assert score(sb3_spiking.load_from_hub(REPOSITORY)) == score(agent)
+
+
+def test_the_usage_in_the_card_makes_the_environment_of_the_training():
+    wrapper = "stable_baselines3.common.atari_wrappers.AtariWrapper"
+    for wrappers, size in (([wrapper], 84), ([{wrapper: {"screen_size": 42}}], 42)):
+        hyperparams = {"env_wrapper": wrappers, "frame_stack": 4}
+        player = Agent("", "dqn", "PongNoFrameskip-v4", None, Path(), hyperparams, "", {"full_action_space": True})
+        lines = [line for line in _snippet(player, REPOSITORY).splitlines() if "load_from_hub" not in line]
+        made = {}
+        exec("\n".join(lines[:-1]), made)
+        assert made["env"].observation_space.shape == (size, size, 4)
+        assert made["env"].action_space.n == 18
+        made["env"].close()
 
 
 def test_revisions(hub, agent):

@@ -331,7 +331,12 @@ def test_wrong_arguments(arguments, message):
 def test_another_file(tmp_path):
     np.savez(tmp_path / "other.npz", numbers=np.zeros(3))
     (tmp_path / "text.npz").write_text("no")
-    for name in ("other.npz", "text.npz"):
+    (tmp_path / "empty.npz").write_bytes(b"")
+    np.savez_compressed(tmp_path / "flipped.npz", about=np.zeros(1000))
+    content = bytearray((tmp_path / "flipped.npz").read_bytes())
+    content[60:64] = b"\xff\xff\xff\xff"
+    (tmp_path / "flipped.npz").write_bytes(content)
+    for name in ("other.npz", "text.npz", "empty.npz", "flipped.npz"):
         with pytest.raises(AgentError, match="not a recording of sb3_spiking"):
             Recording.load(tmp_path / name)
 

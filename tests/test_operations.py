@@ -181,3 +181,23 @@ def test_boolean_images_in_parts_are_counted_whole(monkeypatch):
     monkeypatch.setattr("sb3_spiking.snn.layers._NUMBERS_AT_ONCE", 1)
     first, *_ = counted(policy, images, boolean_spikes=True)
     assert lists(first)[:2] == [[0.0] * 4, [0.0, 3 * 2 * 1.0, 3 * 2 * 9.0, 3 * 2 * 9.0]]
+
+
+@pytest.mark.parametrize(("num_steps", "delay"), [(1, False), (4, False), (4, True)])
+def test_real_values_beside_spikes_are_multiplied_whatever_they_are(num_steps, delay):
+    space = spaces.Dict({"image": spaces.Box(0, 255, (1, 36, 36), np.uint8), "flags": spaces.MultiBinary(3)})
+    settings = {"conv_layers": [[2, 36, 1]], "features_dim": 6, "net_arch": [5], "beta": 0.0, "threshold": 0.5}
+    policy = SpikingPolicy(
+        space, spaces.Discrete(2), lambda _: 0.0, num_steps=num_steps, reset_mechanism="none", layer_delay=delay, **settings
+    )
+    body = policy.q_net.features_extractor
+    with th.no_grad():
+        for layer, bias in ((body.cnns["image"].conv[0], 1.0), (body.cnns["image"].dense[0], 1.0)):
+            layer.connection.weight.zero_()
+            layer.connection.bias.fill_(bias)
+    observation = {"image": th.zeros(1, 1, 36, 36, dtype=th.uint8), "flags": th.tensor([[1.0, 1.0, 0.0]])}
+    (dense,) = (layer for layer in counted(policy, observation) if layer.name.endswith("features_extractor.dense.0"))
+    real, events, *_ = lists(dense)
+    assert real == [num_steps * 3 * 5]
+    # All six units of the image fire at each step; with a delay they are seen one step later than they fire
+    assert events == [(num_steps - delay) * 6 * 5]

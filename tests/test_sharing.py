@@ -1,7 +1,10 @@
 """Agents as files: what is loaded is what was saved."""
 
 import json
+from collections import OrderedDict
+from pathlib import Path
 
+import gymnasium as gym
 import hostile
 import numpy as np
 import pytest
@@ -24,6 +27,7 @@ SPACES = [
     spaces.MultiBinary(4),
     spaces.MultiBinary([2, 3]),
     spaces.Dict({"image": spaces.Box(0, 255, (1, 36, 36), np.uint8), "mode": spaces.Discrete(3)}),
+    spaces.Dict(OrderedDict(speed=spaces.Box(0, 1, (2,)), angle=spaces.Box(-1, 1, (3,)))),
 ]
 
 
@@ -31,6 +35,53 @@ SPACES = [
 def test_spaces(space):
     written = json.loads(json.dumps(space_to_json(space), allow_nan=False))
     assert space_from_json(written) == space
+    if isinstance(space, spaces.Dict):
+        assert list(space_from_json(written)) == list(space)
+
+
+class DictEnv(gym.Env):
+    """The parts are not in the order of their names, and the bounds of one are many numbers."""
+
+    observation_space = spaces.Dict(
+        OrderedDict(
+            [
+                ("speed 1 2", spaces.Box(np.array([-1, -np.inf, 0], np.float32), np.array([0.5, np.inf, 7], np.float32))),
+                ("map", spaces.Box(np.arange(9).reshape(3, 3), np.arange(9, 18).reshape(3, 3), dtype=np.int64)),
+                ("angle", spaces.Box(-1, 1, (2,))),
+                ("long", spaces.Box(np.zeros(2000, np.float32), np.arange(1, 2001, dtype=np.float32))),
+            ]
+        )
+    )
+    action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("policy", ["SpikingPolicy", "MultiInputPolicy"])
+@pytest.mark.parametrize("folder", [True, False])
+def test_the_parts_of_an_observation_keep_their_order(folder, policy, tmp_path):
+    kwargs = {"net_arch": [8], **({"num_steps": 3} if policy == "SpikingPolicy" else {})}
+    model = DQN(policy, DictEnv(), policy_kwargs=kwargs, buffer_size=1, seed=0)
+    path = tmp_path / ("agent" if folder else "agent.zip")
+    (sb3_spiking.save if folder else DQN.save)(model, path)
+    loaded = sb3_spiking.load(path)
+    assert list(loaded.observation_space) == ["speed 1 2", "map", "angle", "long"]
+    for name in ("speed 1 2", "map", "angle"):
+        assert loaded.observation_space[name] == model.observation_space[name]
+    if folder:
+        assert loaded.observation_space == model.observation_space
+    else:  # NumPy prints but the ends of a long array
+        assert loaded.observation_space["long"].shape == (2000,)
+    model.observation_space.seed(0)
+    for _ in range(20):
+        observation = model.observation_space.sample()
+        inputs, _ = model.policy.obs_to_tensor(observation)
+        assert th.equal(loaded.q_net(inputs), model.q_net(inputs))
 
 
 @pytest.mark.parametrize("folder", [True, False])
@@ -103,6 +154,13 @@ def test_saving_replaces_an_agent_and_nothing_else(tmp_path):
     (tmp_path / "other").mkdir()
     with pytest.raises(FileExistsError, match="is there and holds no agent"):
         sb3_spiking.save(other, tmp_path / "other")
+    (tmp_path / "other/config.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="is there and holds no agent"):
+        sb3_spiking.save(other, tmp_path / "other")
+    (tmp_path / "agent/thesis.txt").write_text("years")
+    with pytest.raises(FileExistsError, match=r"holds more than an agent, thesis\.txt, which would be lost"):
+        sb3_spiking.save(model, tmp_path / "agent")
+    assert sb3_spiking.load(tmp_path / "agent").policy.settings.net_arch == (5,)
     with pytest.raises(ValueError, match="an agent of PPO: expected a DQN"):
         sb3_spiking.save(PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8), tmp_path / "ppo")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["agent", "other"]
@@ -123,3 +181,20 @@ def test_agents_that_rl_zoo_published_in_2021(tmp_path):
     assert loaded.observation_space.shape == (4,)
     observations = th.rand(5, 4)
     assert th.equal(loaded.q_net(observations), model.q_net(observations))
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    model = make_model(("CartPole-v1", {"net_arch": [4]}))
+    sb3_spiking.save(model, tmp_path / "agent")
+    rename = Path.rename
+
+    def fails(self, target):
+        if self.name.endswith(".draft"):
+            raise OSError("no space left")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="no space left"):
+        sb3_spiking.save(make_model(("CartPole-v1", {"net_arch": [5]})), tmp_path / "agent")
+    assert sb3_spiking.load(tmp_path / "agent").policy.settings.net_arch == (4,)
+    assert [path.name for path in tmp_path.iterdir()] == ["agent"]

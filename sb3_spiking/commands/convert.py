@@ -52,11 +52,12 @@ def run(args: argparse.Namespace) -> None:
     """Convert, compare, save and print."""
     arguments.prepare(args)
     curve = sorted(set(args.curve or []))
-    if curve and curve[-1] >= args.num_steps:
-        raise AgentError(f"--curve {' '.join(map(str, curve))}: expected from 1 to less than --num-steps, {args.num_steps}")
     plan = Plan(**{each.name: getattr(args, each.name) for each in dataclasses.fields(Plan)})
     out = args.out or Path(f"{Path(args.folder)}-converted")
-    conversion = Conversion(arguments.load_one(args), out, plan, args.n_envs)
+    conversion = Conversion(arguments.load_one(args), out, plan, args.n_envs, trusted=args.trust)
+    if curve and not conversion.fewest_steps <= curve[0] <= curve[-1] < args.num_steps:
+        expected = f"from {conversion.fewest_steps} to less than --num-steps, {args.num_steps}"
+        raise AgentError(f"--curve {' '.join(map(str, curve))}: expected {expected}")
     spiking = conversion.convert()
     record = conversion.record
     print(f"{conversion.folder}: largest scales of the layers {', '.join(f'{max(scale):.4g}' for scale in record['scales'])}")

@@ -43,7 +43,7 @@ def _scores(folder: str, agents: list[Agent], episodes: pd.DataFrame) -> dict[st
     means = episodes.groupby(["env", "agent"])["score"].mean()
     scores: dict[str, list[float]] = {}
     for agent in agents:
-        if agent.path.is_relative_to(folder):
+        if agent.folder == folder:
             scores.setdefault(agent.env_id, []).append(means[agent.env_id, agent.name])
     return scores
 

@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> None:
     arguments.prepare(args)
     if args.levels and len(args.perturbations or []) != 1:
         raise AgentError("--levels: the levels of which perturbation? Name one with --perturbations")
+    if len(set(args.levels or [])) < len(args.levels or []):
+        raise AgentError(f"--levels {' '.join(f'{level:g}' for level in args.levels)}: each level once")
     agents = arguments.load_agents(args)
     those = points(agents, _perturbations(args, agents), args.levels)
     protocol = dataclasses.replace(PROTOCOLS["paper"], episodes=args.episodes, epsilon=args.epsilon, max_steps=args.max_steps)

@@ -230,6 +230,8 @@ def convert(
     }
     if isinstance(extractor, ReluExtractor):
         settings |= {name: getattr(extractor.body.settings, name) for name in SHAPE_SETTINGS}
+        head = [layer.out_features for layer in policy.q_net.q_net if isinstance(layer, nn.Linear)]
+        settings["net_arch"] = [*(settings["net_arch"] or ()), *head[:-1]]
     elif convolutions:
         shapes = [[layer.out_channels, layer.kernel_size[0], layer.stride[0]] for layer in convolutions]
         settings |= {"conv_layers": shapes, "features_dim": units[0], "net_arch": units[1:]}

@@ -1,19 +1,27 @@
 """A whole conversion, from the ReLU agent to the new one's scores. Each part is kept as it ends, and not done again."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3 import DQN
 
 from sb3_spiking.conversion.agreement import agreement, observations, plot
-from sb3_spiking.conversion.rules import RULES, ConversionError, activation_scales, check_convertible, convert, with_num_steps
+from sb3_spiking.conversion.rules import (
+    RULES,
+    ConversionError,
+    activation_scales,
+    check_convertible,
+    connections,
+    convert,
+    with_num_steps,
+)
 from sb3_spiking.conversion.saving import RECORD, run_folder, save, write_record
 from sb3_spiking.errors import AgentError
 from sb3_spiking.evaluation.agents import Agent, load_agent
 from sb3_spiking.evaluation.comparison import evaluate
 from sb3_spiking.evaluation.episodes import PROTOCOLS
+from sb3_spiking.sharing.archive import parse_json
 
 # Decisions are compared in other games than those that the scales come from
 _OTHER_GAMES = 1000
@@ -50,14 +58,16 @@ class Conversion:
     :param out: log folder of the new one, in RL Zoo's layout
     :param plan: how to convert
     :param n_envs: environments in parallel
+    :param trusted: as of :func:`~sb3_spiking.evaluation.agents.load_agent`, for the statistics of normalised observations
     :raises AgentError: if the agent cannot be converted, or ``out`` holds another agent in the new one's place
 
-    ``folder`` is the new agent's, ``record`` what its conversion.json says so far.
+    ``folder`` is the new agent's, ``record`` what its conversion.json says so far, ``fewest_steps`` the fewest simulation
+    steps that let an observation through.
     """
 
-    def __init__(self, agent: Agent, out: Path, plan: Plan, n_envs: int = 8) -> None:
+    def __init__(self, agent: Agent, out: Path, plan: Plan, n_envs: int = 8, *, trusted: bool = False) -> None:
         try:
-            check_convertible(agent.model)
+            layers = connections(check_convertible(agent.model).q_net)
         except ConversionError as error:
             raise AgentError(f"{agent.path}: {error}") from error
         self.folder = run_folder(agent, out)
@@ -65,9 +75,15 @@ class Conversion:
             raise AgentError(f"--out {out}: the new agent would take the old one's place; expected another folder")
         if self.folder.exists() and not (self.folder / RECORD).is_file():
             raise AgentError(f"--out {out}: {self.folder} holds an agent that is not a converted one; expected another folder")
-        self.agent, self.out, self.n_envs = agent, out, n_envs
+        self.agent, self.out, self.n_envs, self._trusted = agent, out, n_envs, trusted
         rule = RULES[plan.rule]
         layer_delay = rule.layer_delay if plan.layer_delay is None else plan.layer_delay
+        self.fewest_steps = len(layers) if layer_delay else 1
+        if plan.num_steps < self.fewest_steps:
+            raise AgentError(
+                f"--num-steps {plan.num_steps}: each layer sees the spikes of the last step, so that the output sees the "
+                f"observation from step {self.fewest_steps} on; expected at least that many, or --no-layer-delay"
+            )
         self.plan = dataclasses.replace(plan, layer_delay=layer_delay)
         self._settings = {
             **{"source": str(agent.path), "digest": agent.digest, **dataclasses.asdict(self.plan)},
@@ -75,7 +91,7 @@ class Conversion:
         }
         self.record: dict[str, Any] = {}
         if (self.folder / RECORD).is_file():
-            self.record = json.loads((self.folder / RECORD).read_text())
+            self.record = parse_json((self.folder / RECORD).read_bytes(), str(self.folder / RECORD))
 
     def convert(self) -> Agent:
         """
@@ -100,7 +116,7 @@ class Conversion:
             self.record = {**self._settings, "env": self.agent.env_id, "scales": scales_found}
             save(self.agent, converted, self.out, self.record)
         run = self.folder.name.rsplit("_", 1)[-1]
-        common: dict[str, Any] = {"device": model.device, "env_kwargs": self.agent.env_kwargs}
+        common: dict[str, Any] = {"device": model.device, "env_kwargs": self.agent.env_kwargs, "trusted": self._trusted}
         return load_agent(self.out, self.agent.algo, self.agent.env_id, exp_id=int(run) if run.isdigit() else -1, **common)
 
     def compare(self, spiking: Agent, decisions: int) -> None:

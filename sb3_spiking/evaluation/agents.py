@@ -27,6 +27,13 @@ from sb3_spiking.sharing.loading import build
 from sb3_spiking.sharing.zoo_files import read_environment
 
 _ATARI_WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
+# What RL Zoo's hyperparameters put around an environment
+_AROUND = ("env_wrapper", "vec_env_wrapper", "frame_stack")
+# Wrappers that a part of a game is an episode by, or that change rewards
+_OF_TRAINING = (
+    "stable_baselines3.common.atari_wrappers.EpisodicLifeEnv",
+    "stable_baselines3.common.atari_wrappers.ClipRewardEnv",
+)
 
 
 @dataclass
@@ -43,6 +50,7 @@ class Agent:
     :param stats_path: folder of hyperparameters and normalisation
     :param env_kwargs: arguments of the environment
     :param wrappers: Gymnasium wrappers around its own, each as RL Zoo writes it: {dotted name: arguments}
+    :param folder: log folder that it was asked for in
     """
 
     name: str
@@ -54,11 +62,18 @@ class Agent:
     stats_path: str
     env_kwargs: dict[str, Any]
     wrappers: tuple[dict[str, dict[str, Any]], ...] = ()
+    folder: str = ""
 
     @property
     def digest(self) -> str:
         """SHA-256 of the zip: whether two files hold the same agent."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    @property
+    def environment(self) -> str:
+        """What its environment is made of beside its id: whether two episodes are of the same one."""
+        around = {name: self.hyperparams[name] for name in _AROUND if self.hyperparams.get(name)}
+        return repr({**self.env_kwargs, **around})
 
     @property
     def is_atari(self) -> bool:
@@ -88,8 +103,8 @@ class Agent:
         """
         hyperparams = copy.deepcopy(self.hyperparams)
         own = hyperparams.get("env_wrapper") or []
-        own = [_whole_games(wrapper) if whole_games else wrapper for wrapper in (own if isinstance(own, list) else [own])]
-        hyperparams["env_wrapper"] = [*own, *self.wrappers]
+        own = own if isinstance(own, list) else [own]
+        hyperparams["env_wrapper"] = [*(_whole_games(own) if whole_games else own), *self.wrappers]
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # RL Zoo reports what it stacks and loads each time
                 return create_test_env(
@@ -131,11 +146,16 @@ def _kind(space: gym.Space) -> tuple[Any, ...]:
     return type(space), space.shape, getattr(space, "n", None)
 
 
-def _whole_games(wrapper: Any) -> Any:
-    name, arguments = next(iter(wrapper.items())) if isinstance(wrapper, dict) else (wrapper, {})
-    if name != _ATARI_WRAPPER:
-        return wrapper
-    return {name: {**(arguments or {}), "terminal_on_life_loss": False, "clip_reward": False}}
+def _whole_games(wrappers: list[Any]) -> list[Any]:
+    """Without what ends an episode with a life or clips rewards."""
+    whole = []
+    for wrapper in wrappers:
+        name, arguments = next(iter(wrapper.items())) if isinstance(wrapper, dict) else (wrapper, {})
+        if name == _ATARI_WRAPPER:
+            whole.append({name: {**(arguments or {}), "terminal_on_life_loss": False, "clip_reward": False}})
+        elif name not in _OF_TRAINING:
+            whole.append(wrapper)
+    return whole
 
 
 def load_agent(
@@ -188,7 +208,8 @@ def load_agent(
         raise AgentError(
             f"{path}: a recurrent policy, {type(model.policy).__name__}; expected one without a state between decisions"
         )
-    return Agent(label, algo, env_id, model, Path(path), hyperparams, stats_path, {**kwargs, **(env_kwargs or {})})
+    kwargs |= env_kwargs or {}
+    return Agent(label, algo, env_id, model, Path(path), hyperparams, stats_path, kwargs, folder=str(folder))
 
 
 def _playable(env_id: str) -> str:

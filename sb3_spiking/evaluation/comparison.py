@@ -92,7 +92,7 @@ def evaluate(
         for seed in seeds:
             key = {
                 "env": agent.env_id,
-                "env_kwargs": repr(agent.env_kwargs),
+                "env_kwargs": agent.environment,
                 "agent": agent.name,
                 "algo": agent.algo,
                 "protocol": protocol.name,
@@ -194,7 +194,7 @@ def summarise(
             nanojoules += layer["nanojoules"]
             spikes += layer["spikes"]
             possible += each.neurons * each.steps if state else 0
-        row |= {"nanojoules": nanojoules, "spikes": spikes if possible else math.nan}
+        row |= {"nanojoules": nanojoules if decisions else math.nan, "spikes": spikes if possible else math.nan}
         row["firing_rate"] = 100 * spikes / possible if possible else math.nan
         summary.append(row)
     return pd.DataFrame(summary, columns=list(SUMMARY)), pd.DataFrame(layers, columns=list(LAYERS))
@@ -246,9 +246,8 @@ def plot(
             jitter = np.random.default_rng(0).uniform(-0.15, 0.15, len(values))
             scores.plot(place + jitter, values, ".", color=color, alpha=0.5)
             low, high = interval(values, limits=score_limits(env_id))
-            scores.errorbar(
-                place, values.mean(), [[values.mean() - low], [high - values.mean()]], fmt="_", color="black", capsize=6
-            )
+            ends = [[max(0.0, values.mean() - low)], [max(0.0, high - values.mean())]]  # not below 0 by rounding
+            scores.errorbar(place, values.mean(), ends, fmt="_", color="black", capsize=6)
             names.append(agent.name)
         scores.set_xticks(range(len(names)), names, rotation=15, ha="right")
         scores.set_title(f"{env_id}: episodes, mean and 95% interval")

@@ -21,6 +21,7 @@ from stable_baselines3.common.policies import BaseModel
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_spiking.extractors import SpikingCombinedExtractor
 from sb3_spiking.observations import is_boolean
 from sb3_spiking.policies import SpikingQNetwork
 from sb3_spiking.snn.layers import SpikingLayer
@@ -156,6 +157,7 @@ class OperationCounter:
         networks = [module for module in policy.modules() if isinstance(module, SpikingQNetwork)]
         self._is_direct = any(network.settings.encoding == "direct" for network in networks)
         self._layers: dict[str, LayerOperations] = {}
+        self._mixed: dict[str, th.Tensor] = {}  # layers that see spikes and real values side by side: which are spikes
         self._connections: dict[tuple[str, th.Size], th.Tensor] = {}
         self._handles: list[Any] = []
         self._last_step = th.empty(0)  # spikes of the last layer that ran in its last step
@@ -172,6 +174,8 @@ class OperationCounter:
     def __enter__(self) -> Self:
         counted: set[nn.Module] = set()
         for name, module in self._policy.named_modules():
+            if isinstance(module, SpikingCombinedExtractor) and len(module.cnns):
+                self._mixed[f"{name}.dense.0".lstrip(".")] = module.spike_inputs()
             if isinstance(module, SpikingQNetwork):
                 counted.update(module.q_net.modules())
                 if module.common_mode is not None:
@@ -214,13 +218,15 @@ class OperationCounter:
     def _count_spiking(self, name: str, layer: SpikingLayer, window: th.Tensor, spikes: th.Tensor) -> LayerOperations:
         steps, samples = spikes.shape[:2]
         uses = self._outgoing(name, layer.connection, window.shape[2:]).to(window.device)
-        # Dense layers may see spikes and real values side by side
+        mixed = self._mixed.get(name)
         is_spikes = ((window == 0) | (window == 1)).all(dim=0)
-        if self._sees_spikes and self._is_first(name):
+        if mixed is not None:
+            is_spikes = mixed.to(window.device).expand_as(is_spikes)
+        elif self._sees_spikes and self._is_first(name):
             window = window.expand(steps, *window.shape[1:])
         elif self._is_first(name) and self._is_direct:
             is_spikes = th.zeros_like(is_spikes)
-        if window.shape[0] < steps or (steps == 1 and not is_spikes.all()):
+        if mixed is None and (window.shape[0] < steps or (steps == 1 and not is_spikes.all())):
             real, events = uses.sum().expand(samples), th.zeros(samples)
         else:
             arriving = window[:-1] if layer.delay else window

@@ -44,7 +44,7 @@ class Rows:
 
     def read(self) -> pd.DataFrame:
         """All rows so far."""
-        return pd.read_csv(self.path)
+        return pd.read_csv(self.path, dtype={"env": str, "agent": str})  # which may look like numbers
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Write a row, so that it is there if the machine stops."""

@@ -34,6 +34,8 @@ def check_sinabs(network: Network) -> None:
                 f"readout={settings.readout!r}: neurons of a chip fire, and membranes are not read; train with "
                 "readout='rate' or 'spike'"
             )
+        if stage.threshold <= 0:
+            raise AgentError(f"a threshold of {stage.threshold:g}: neurons of sinabs have one above 0; train with threshold=1")
         if stage.reset_mechanism == "none":
             raise AgentError(
                 "reset_mechanism='none': neurons of sinabs reset; train with reset_mechanism='subtract' or 'zero'"

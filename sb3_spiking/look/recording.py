@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -194,7 +195,7 @@ class Recording:
             return cls(
                 **given, observations=observations, frames=arrays.pop("frames", None), layers=layers, readout=readout, **arrays
             )
-        except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             raise AgentError(f"{path}: not a recording of sb3_spiking: {type(error).__name__}: {error}") from error
 
 

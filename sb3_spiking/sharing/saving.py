@@ -25,15 +25,20 @@ def save(model: DQN, folder: str | Path, **about: Any) -> Path:
     reads it.
 
     :param model: spiking or ReLU
-    :param folder: that does not exist yet, or holds an agent that is to be replaced
+    :param folder: that does not exist yet, or holds an agent that is to be replaced and nothing else
     :param about: more to say in ``config.json``, numbers, strings, lists and dicts
     :return: the folder
     :raises ValueError: for an agent that is no DQN, or has what JSON cannot hold
     :raises FileExistsError: if there is something else of this name
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / CONFIG).is_file():
-        raise FileExistsError(f"{folder} is there and holds no agent: expected a new folder")
+    if folder.exists():
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if CONFIG not in names or WEIGHTS not in names:
+            raise FileExistsError(f"{folder} is there and holds no agent: expected a new folder")
+        if others := sorted(names - {CONFIG, WEIGHTS, OPTIMIZER}):
+            shown = ", ".join(others[:5])
+            raise FileExistsError(f"{folder} holds more than an agent, {shown}, which would be lost: expected a new folder")
     text = json.dumps({**config(model), **about}, indent=1)
     with replaced(folder) as draft:
         (draft / CONFIG).write_text(text)

@@ -3,6 +3,7 @@
 import ast
 import math
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -118,10 +119,13 @@ def _bound_from_text(record: dict[str, Any], name: str, shape: tuple[int, ...], 
         return np.array(numbers).reshape(shape).tolist()
     if numbers and len(set(numbers)) == 1:
         return numbers[0]
+    return _limits(dtype)[name == "high"]
+
+
+def _limits(dtype: np.dtype) -> tuple[float, float]:
     if dtype.kind == "f":
-        return -math.inf if name == "low" else math.inf
-    limits: Any = {"b": (0, 1)}.get(dtype.kind) or (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    return limits[name == "high"]
+        return -math.inf, math.inf
+    return (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
 
 
 def _text_number(text: str) -> float:
@@ -133,7 +137,7 @@ def _dict_from_text(text: Any) -> spaces.Dict:
     if not isinstance(text, str) or len(text) > 100_000:
         raise ValueError("a Dict space without a readable form")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse(_with_commas(text.strip()), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"a Dict space that cannot be read from its text, {text[:100]!r}") from error
     if isinstance(tree, ast.Call) and tree.args:  # OrderedDict({...})
@@ -153,9 +157,26 @@ def _dict_from_text(text: Any) -> spaces.Dict:
     return _dict(parts)
 
 
+def _with_commas(text: str) -> str:
+    """NumPy prints arrays without: ``[-1. -2.]``. What is in quotes stays."""
+    parts = re.split(r"('(?:[^'\\]|\\.)*')", text)
+    parts[::2] = [re.sub(r"(?<=[\d.\]f])\s+(?=[-\d.\[i])", ", ", part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def _box_from_text(low: Any, high: Any, shape: Any, dtype: Any) -> spaces.Box:
+    limits = _limits(_dtype(dtype))
+    bounds = (limit if _is_shortened(bound) else bound for bound, limit in zip((low, high), limits, strict=True))
+    return _box(list(shape), dtype, *bounds)
+
+
+def _is_shortened(bound: Any) -> bool:
+    return bound is ... or (isinstance(bound, list) and any(map(_is_shortened, bound)))
+
+
 # As they print themselves
 _PARTS: dict[str, Callable[..., gym.Space]] = {
-    "Box": lambda low, high, shape, dtype: _box(list(shape), dtype, low, high),
+    "Box": _box_from_text,
     "Discrete": lambda n: spaces.Discrete(_count(n)),
     "MultiBinary": lambda n: spaces.MultiBinary(_count(n)),
     "MultiDiscrete": lambda nvec: spaces.MultiDiscrete([_count(n) for n in _list(nvec)]),
@@ -163,14 +184,14 @@ _PARTS: dict[str, Callable[..., gym.Space]] = {
 
 
 def _literal(node: ast.expr) -> Any:
-    """Numbers, tuples and lists of them, inf and names of types."""
+    """Numbers, tuples and lists of them, what NumPy leaves out of a long one, inf and names of types."""
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return -float(_literal(node.operand))
     if isinstance(node, ast.Name):
         return math.inf if node.id == "inf" else node.id
     if isinstance(node, (ast.Tuple, ast.List)):
         return [_literal(each) for each in node.elts]
-    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+    if isinstance(node, ast.Constant) and (node.value is ... or isinstance(node.value, (int, float))):
         return node.value
     raise ValueError("a Dict space with arguments that are no numbers")
 
@@ -184,7 +205,7 @@ def _dict(parts: dict[str, gym.Space]) -> spaces.Dict:
     numbers = sum(math.prod(part.shape or ()) for part in parts.values())
     if numbers > MAX_ELEMENTS:
         raise ValueError(f"a Dict space of {numbers} numbers, expected at most {MAX_ELEMENTS}")
-    return spaces.Dict(parts)
+    return spaces.Dict(OrderedDict(parts))  # Gymnasium sorts any other mapping, and the order is that of a network's inputs
 
 
 def _box(shape: Any, dtype: Any, low: Any, high: Any) -> spaces.Box:
@@ -199,8 +220,7 @@ def _box(shape: Any, dtype: Any, low: Any, high: Any) -> spaces.Box:
         if np.isnan(array).any():
             raise ValueError("a bound of a Box is no number")
         if dtype.kind != "f":
-            limits: Any = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-            array = np.clip(array, *limits)
+            array = np.clip(array, *_limits(dtype))
         bounds.append(array.astype(dtype))
     return spaces.Box(bounds[0], bounds[1], shape=shape, dtype=dtype.type)
 
