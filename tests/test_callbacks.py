@@ -3,7 +3,9 @@ import pytest
 import torch as th
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_spiking import Cooldown, SlopeSchedule, SpikeMonitor, SpikingMLP, SpikingPolicy
 from sb3_spiking.snn.surrogates import Surrogate
@@ -185,6 +187,40 @@ def test_a_learning_rate_that_cools_down(learning_rate, at, tmp_path):
     loaded.set_logger(Recorder())
     loaded.learn(100, callback=Cooldown(1.0))
     assert loaded.logger.records["train/learning_rate"][-2] == pytest.approx(left)
+
+
+@pytest.mark.parametrize("learning_rate", [0.01, lambda left: 0.01 * left])
+def test_a_rollout_beyond_the_end_learns_nothing_more(learning_rate):
+    training = {**TRAINING, "learning_rate": learning_rate, "train_freq": 32}
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"num_steps": 3, "net_arch": [8]}, seed=0, **training)
+    model.set_logger(Recorder())
+    model.learn(100, callback=Cooldown())
+    assert model.num_timesteps == 128
+    assert model.logger.records["train/learning_rate"][-1] == 0
+    # A training without it has the rate that was set
+    model.learn(96)  # updates after 64 and 96
+    expected = 0.01 if isinstance(learning_rate, float) else 0.01 / 3
+    assert model.logger.records["train/learning_rate"][-2] == pytest.approx(expected)
+
+
+def test_a_second_training_begins_at_the_first_slope():
+    kwargs = {"features_extractor_class": SpikingMLP, "features_extractor_kwargs": {"net_arch": [8], "num_steps": 2}}
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, n_epochs=1, policy_kwargs={**kwargs, "net_arch": []})
+    for _ in range(2):
+        model.set_logger(Recorder())
+        model.learn(128, callback=SlopeSchedule(1.0, 16.0))
+        assert model.logger.records["train/slope"] == pytest.approx([1, 2, 4, 8])
+
+
+def test_hindsight_replay_waits_for_an_episode():
+    env = BitFlippingEnv(n_bits=4, max_steps=300, continuous=False)
+    model = DQN(
+        "SpikingPolicy", env, replay_buffer_class=HerReplayBuffer, policy_kwargs={"net_arch": [8], "num_steps": 2},
+        learning_starts=350, train_freq=1, buffer_size=1000, batch_size=4, seed=0,
+    )  # fmt: skip
+    model.set_logger(Recorder())
+    model.learn(400, callback=SpikeMonitor(log_freq=20))
+    assert 1 <= len(model.logger.records["firing_rate/layer_1"]) <= 3
 
 
 @pytest.mark.parametrize("fraction", [0, 1.1, "0.4", True, float("nan")])

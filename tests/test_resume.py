@@ -44,6 +44,14 @@ RESUMED = {
         lambda run: change_manifest(run / "checkpoint", lambda manifest: manifest.update(monitors="x")),
         "monitors: 'x'",
     ),
+    "another callback of that name": (
+        rewritten("config.yml", "sb3_spiking.Checkpoint", "stable_baselines3.common.callbacks.CheckpointCallback"),
+        "config.yml: there is no sb3_spiking.Checkpoint",
+    ),
+    "a damaged model": (
+        lambda run: [file.write_bytes(file.read_bytes() + b"x") for file in (run / "checkpoint").glob("model-*.zip")],
+        "damaged, or of another checkpoint",
+    ),
     "no callbacks": (
         lambda run: change_manifest(run / "checkpoint", lambda manifest: manifest.pop("callbacks")),
         "callbacks: 'nothing'",

@@ -16,6 +16,17 @@ def test_normalised():
     assert {game: list(each) for game, each in scores.items()} == {"A": [1.0, 2.0, 0.0], "B": [0.5]}
 
 
+def test_games_that_the_reference_does_not_learn_are_left_out():
+    reference = {"A": [3.0, 5.0], "B": [-10.0, -10.0]}
+    assert set(statistics.normalised(OURS, reference, RANDOM)) == {"A"}
+    assert statistics.interquartile(OURS, reference, RANDOM) == (1.0, None)
+    five = {"A": [3.0, 5.0] * 3, "B": [-10.0] * 6}
+    value, interval = statistics.interquartile(five, five, RANDOM)
+    assert value == 1.0
+    assert 0.4 < interval[0] < 1 < interval[1] < 2
+    assert np.isnan(statistics.interquartile({"B": [1.0]}, reference, RANDOM).value)
+
+
 def test_interquartile_mean():
     # Of 0, 0.5, 1 and 2 the middle half
     assert statistics.interquartile_mean(statistics.normalised(OURS, RELU, RANDOM)) == 0.75

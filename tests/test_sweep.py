@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import pandas as pd
 import pytest
 from processes import environment, finished, python
@@ -22,6 +23,7 @@ from sb3_spiking.sweep.logs import last_line, trained_steps
 from sb3_spiking.sweep.process import Process
 from sb3_spiking.sweep.runner import Sweep
 from sb3_spiking.sweep.state import State
+from sb3_spiking.sweep.zoo_command import read_options
 
 
 def start(folder, *options):
@@ -161,6 +163,9 @@ METHODS = {"relu": RELU, "spiking": {"arguments": "-conf sb3_spiking"}}
             "no hyperparameters of dqn for CartPole-v1 in -conf sb3_spiking.liu2022",
         ),
         ({"arguments": "--gym-packages no_games"}, "", "--gym-packages no_games: No module named 'no_games'"),
+        ({"environments": {"CartPole-v1": 3}}, "", "small.yml: environments: CartPole-v1: 3: not a value that it can have"),
+        ({"hyperparams": {"normalize": True}}, "", "normalize: a training of a list has a Checkpoint, which holds no"),
+        ({"arguments": "--vec-env subproc"}, "", "--vec-env subproc: a training of a list has a Checkpoint, which needs"),
         ({}, "--only relu_1", "--only relu_1: in no job's name, expected CartPole-v1_relu_0, CartPole-v1_spiking_0"),
         ({}, "--partition gpu", "--partition: goes with --on slurm"),
         ({}, "--address auto", "--address: goes with --on ray"),
@@ -207,6 +212,63 @@ def test_two_lists_do_not_write_to_one_folder(tmp_path, in_process, capsys):
     State(tmp_path / "results/small").check_owner(tmp_path / "logs/training/small", tmp_path / "other/small.yml")
 
 
+def test_the_logs_of_a_list_belong_to_its_results(tmp_path, in_process, capsys):
+    file = write_list(tmp_path)
+    State(tmp_path / "results/small").claim(tmp_path / "logs/training/small", file)
+    with pytest.raises(SystemExit):
+        in_process("sweep", "small.yml --results others", tmp_path)
+    assert f"what was trained here has its results in {tmp_path / 'results/small'}, not in" in capsys.readouterr().err
+
+
+def test_arguments_are_those_of_a_shell_and_add_up(tmp_path):
+    arguments = '-params gamma:0.5 policy_kwargs:"dict(net_arch=[8, 8], num_steps=2)" --env-kwargs max_episode_steps:20'
+    environments = {"CartPole-v1": None, "Acrobot-v1": "--env-kwargs max_episode_steps:10"}
+    methods = {"relu": RELU, "spiking": {"hyperparams": {"gamma": 0.7, "learning_starts": 50}}}
+    content = {"arguments": arguments, "environments": environments, "methods": methods, "env_kwargs": {"render_mode": None}}
+    jobs = TrainingList(write_list(tmp_path, **content))
+    for job, gamma, steps in zip(jobs.jobs, (0.5, 0.5, 0.7, 0.7), (20, 10, 20, 10), strict=True):
+        options = read_options(jobs.command(job, tmp_path))
+        assert options.hyperparams["gamma"] == jobs.hyperparams_of(job)["gamma"] == gamma
+        assert options.env_kwargs == jobs.env_kwargs_of(job) == {"max_episode_steps": steps, "render_mode": None}
+        if job.method == "spiking":
+            assert options.hyperparams["policy_kwargs"] == {"net_arch": [8, 8], "num_steps": 2}
+
+
+class Nothing(gym.Wrapper):
+    """Of the user's own."""
+
+
+def test_scores_are_of_the_environment_of_the_training(tmp_path, in_process, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    environments = {"CartPole-v1": "--env-kwargs max_episode_steps:3"}
+    relu = {"hyperparams": {**RELU["hyperparams"], "env_wrapper": "test_sweep.Nothing"}}
+    write_list(tmp_path, steps=300, environments=environments, env_kwargs={}, methods={"relu": relu})
+    in_process("sweep", "small.yml", tmp_path)
+    assert pd.read_csv(tmp_path / "results/small/scores.csv")["mean"].tolist() == [3]
+    assert pd.read_csv(tmp_path / "results/small/random.csv")["mean"].tolist() == [3]
+
+
+def test_a_training_that_was_stopped_does_not_go_on_with_another_list(tmp_path, in_process, capsys):
+    write_list(tmp_path)
+    job, manifest = "CartPole-v1_relu_0", "logs/training/small/*/*/*/checkpoint/checkpoint.json"
+    sweep = start(tmp_path, "--jobs", "1")
+    try:
+        wait(lambda: list(tmp_path.glob(manifest)))
+    finally:
+        sweep.kill()
+        sweep.communicate()
+    wait(lambda: not State(tmp_path / "results/small").is_locked(job), 20)
+    write_list(tmp_path, hyperparams={"gamma": 0.5})
+    with pytest.raises(SystemExit):
+        in_process("sweep", "small.yml", tmp_path)
+    assert "the training began with other settings than the list has now" in capsys.readouterr().err
+    assert list(tmp_path.glob(manifest))
+    # Threads may change
+    write_list(tmp_path)
+    in_process("sweep", "small.yml --threads 2", tmp_path)
+    assert log_of(tmp_path, job).count(": python -m rl_zoo3.train") == 1
+
+
 def test_every_training_has_a_checkpoint(tmp_path):
     own = {"hyperparams": {"callback": [{"sb3_spiking.Checkpoint": {"save_freq": 7}}]}}
     methods = {
@@ -214,14 +276,16 @@ def test_every_training_has_a_checkpoint(tmp_path):
         "spiking": METHODS["spiking"],
         "own": own,
         "long": {"arguments": "-n 9000000"},
+        "sb3": {"hyperparams": {"callback": {"stable_baselines3.common.callbacks.CheckpointCallback": {"save_freq": 5}}}},
     }
     jobs = TrainingList(write_list(tmp_path, methods=methods))
     for job, before, save_freq in zip(
-        jobs.jobs, ([], ["sb3_spiking.SpikeMonitor"], [], []), (150, 150, 7, 50_000), strict=True
+        jobs.jobs[:4], ([], ["sb3_spiking.SpikeMonitor"], [], []), (150, 150, 7, 50_000), strict=True
     ):
         expected = [*before, {"sb3_spiking.Checkpoint": {"save_freq": save_freq}}]
         assert f"callback:{expected!r}" in jobs.command(job, tmp_path)
-    assert [jobs.training_steps(job) for job in jobs.jobs] == [STEPS, STEPS, STEPS, 9_000_000]
+    assert "sb3_spiking.Checkpoint" in str(jobs.command(jobs.jobs[4], tmp_path))
+    assert [jobs.training_steps(job) for job in jobs.jobs] == [STEPS, STEPS, STEPS, 9_000_000, STEPS]
 
 
 def test_a_job_that_is_always_killed_fails(tmp_path, monkeypatch):
@@ -276,6 +340,13 @@ def test_each_slot_has_gpus_of_its_own(tmp_path, monkeypatch):
         wait(lambda logs=logs: all(log.read_text() for log in logs))
         engine.close()
         assert [log.read_text().strip() for log in logs] == expected
+    # Of those that one was given
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    engine, log = Local(Resources(gpus=2)), tmp_path / "given.log"
+    engine.start("job", Process(("-u", "-c", script), str(log), str(tmp_path), {}))
+    wait(lambda: log.read_text())
+    engine.close()
+    assert log.read_text().strip() == "3,5"
 
 
 def test_what_a_log_says(tmp_path):

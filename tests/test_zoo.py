@@ -110,7 +110,7 @@ def test_a_package_that_cannot_be_imported_stops(tmp_path):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_optimize_searches_and_keeps_settings(tmp_path, jobs):
-    policy_kwargs = "dict(encoding='poisson',beta=[0.5,0.6])"
+    policy_kwargs = "dict(encoding='poisson',net_arch=[9,8,7],beta=[0.5,0.6,0.7])"
     search = f"-optimize --n-trials 2 --n-jobs {jobs} --sampler random --no-optim-plots --n-evaluations 1 --eval-episodes 1"
     train(f"-f sb3_spiking -n 150 {search} --optimization-log-path best -params policy_kwargs:{policy_kwargs}", tmp_path)
     (file,) = (tmp_path / "sb3_spiking/dqn").glob("report*.pkl")
@@ -120,7 +120,9 @@ def test_optimize_searches_and_keeps_settings(tmp_path, jobs):
         model = DQN.load(tmp_path / f"best/trial_{trial.number}/best_model.zip")
         settings = model.policy.settings
         assert settings.encoding == "poisson"
-        assert settings.beta == (0.5, 0.6)
+        assert (settings.net_arch, settings.beta) == ((9, 8, 7), (0.5, 0.6, 0.7))
+        assert model.gamma == trial.user_attrs["gamma"] == model.replay_buffer_kwargs["gamma"]
+        assert model.replay_buffer_kwargs["n_steps"] == 5
         for name in set(SEARCH_SPACE) - {"beta"}:
             assert getattr(settings, name) == trial.params[name]
         assert convert_dqn_params(trial.params)["policy_kwargs"]["num_steps"] == settings.num_steps

@@ -32,11 +32,11 @@ def normalised(runs: Runs, reference: Runs, random: Mapping[str, float]) -> dict
     :param runs: of a method, shape (..., N) each
     :param reference: runs of the method whose mean is 1, shape (..., M) each
     :param random: scores of random play
-    :return: normalised scores of the games that both have, shape (..., N) each
+    :return: normalised scores of the games that both have and where the reference is not random play, shape (..., N) each
     """
     result = {}
     for game, scores in runs.items():
-        if game in reference:
+        if game in reference and np.ptp([random[game], np.mean(reference[game])]) > 0:
             one = np.mean(reference[game], axis=-1, keepdims=True)
             result[game] = (np.asarray(scores, float) - random[game]) / (one - random[game])
     return result
@@ -47,8 +47,10 @@ def interquartile_mean(scores: Mapping[str, np.ndarray]) -> np.ndarray:
     Mean of the middle half of all runs of all games: neither one game nor one seed decides.
 
     :param scores: normalised, shape (..., N) each
-    :return: shape (...)
+    :return: shape (...); NaN without games
     """
+    if not scores:
+        return np.asarray(np.nan)
     return np.asarray(trim_mean(np.concatenate(list(scores.values()), axis=-1), 0.25, axis=-1))
 
 
@@ -84,8 +86,10 @@ def profile(scores: Mapping[str, np.ndarray], levels: np.ndarray) -> np.ndarray:
     """
     :param scores: normalised
     :param levels: shape (L,)
-    :return: share of the runs above each level, every game counting the same, shape (L,)
+    :return: share of the runs above each level, every game counting the same, shape (L,); NaN without games
     """
+    if not scores:
+        return np.full(levels.shape, np.nan)
     return np.mean([(each[:, None] > levels).mean(axis=0) for each in scores.values()], axis=0)
 
 

@@ -22,6 +22,8 @@ from pathlib import Path
 import torch as th
 from filelock import Timeout
 
+from sb3_spiking.errors import AgentError
+from sb3_spiking.files import replace_file
 from sb3_spiking.sweep.process import PARENT
 from sb3_spiking.sweep.records import Records
 from sb3_spiking.sweep.scoring import write_command, write_result
@@ -30,6 +32,8 @@ from sb3_spiking.sweep.zoo_command import import_packages
 from sb3_spiking.training.manifest import FOLDER, MANIFEST
 
 LOG = "train.log"
+# The command that a training began with
+_COMMAND = "command.txt"
 #: Exit status where another process trains the job
 TAKEN = 75
 # Seconds that a process which was killed may take to end
@@ -45,18 +49,39 @@ def train(task: Task) -> Path:
     folder = Path(task.logs)
     run = folder / task.algo / f"{task.env.replace('/', '-')}_1"
     if (run / FOLDER / MANIFEST).is_file():
+        _check_command(folder / _COMMAND, task.shown)
         command = ["-m", "sb3_spiking", "resume", str(run)]
     else:
         command = task.command
         for path in folder.iterdir():
             if path.name != LOG:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+        replace_file(folder / _COMMAND, task.shown.encode())
     print(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {socket.gethostname()}: python {shlex.join(command)}", flush=True)
     _, module, *arguments = command
     sys.argv, sys.orig_argv = [module, *arguments], [sys.executable, *command]  # RL Zoo keeps the second as its command
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     gc.collect()  # the replay
     return run
+
+
+def _check_command(file: Path, shown: str) -> None:
+    """
+    :param file: with the command that the training began with, if it is there
+    :param shown: that of today's list
+    :raises AgentError: if they train something else
+    """
+    began = file.read_text() if file.is_file() else shown
+    if _without_threads(began) != _without_threads(shown):
+        raise AgentError(
+            f"{file.parent}: the training began with other settings than the list has now, {began}; remove the folder to "
+            "begin anew, or change the list back to go on"
+        )
+
+
+def _without_threads(command: str) -> list[str]:
+    words = shlex.split(command)
+    return [word for before, word in zip(["", *words], words, strict=False) if before != "--num-threads"]
 
 
 def run(task: Task) -> None:

@@ -18,6 +18,7 @@ Every training has a Checkpoint: where the hyperparameters name none, one is add
 import difflib
 import functools
 import itertools
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from rl_zoo3 import ALGOS
 from sb3_spiking.errors import AgentError, one_line
 from sb3_spiking.sweep.records import Records
 from sb3_spiking.sweep.zoo_command import import_packages, read_hyperparams, read_options
+from sb3_spiking.training.checkpoint import is_among
 
 _CHECKPOINT = "sb3_spiking.Checkpoint"
 _LARGEST_SAVE_FREQ = 50_000
@@ -72,7 +74,7 @@ class TrainingList:
         self.results = results or file.parent / "results" / file.stem
         self.records = Records(self.results)
         self.steps: int | None = content.get("steps")
-        self.arguments: list[str] = content.get("arguments", "").split()
+        self.arguments: list[str] = shlex.split(content.get("arguments", ""))
         self.hyperparams: dict[str, Any] = content.get("hyperparams", {})
         self.env_kwargs: dict[str, Any] = content.get("env_kwargs", {})
         self.reference: str = content["reference"]
@@ -80,7 +82,8 @@ class TrainingList:
         self.curves: list[str] = content.get("curves", list(self.methods))
         self.score_episodes: int = content.get("score_episodes", 100)
         named = content["environments"]
-        self.environments: dict[str, str] = named if isinstance(named, dict) else dict.fromkeys(named, "")
+        named = named if isinstance(named, dict) else dict.fromkeys(named)
+        self.environments: dict[str, str] = {env: arguments or "" for env, arguments in named.items()}
         # Seed by seed, so that what is there early compares all methods
         seeds = {name: method.get("seeds", content.get("seeds", [])) for name, method in self.methods.items()}
         self.jobs = [
@@ -103,6 +106,10 @@ class TrainingList:
         """Packages that register the environment."""
         return read_options(self._arguments(self.source(job) or job)).gym_packages
 
+    def env_kwargs_of(self, job: Job) -> dict[str, Any]:
+        """Arguments of the environment."""
+        return read_options(self._arguments(self.source(job) or job)).env_kwargs
+
     def training_steps(self, job: Job) -> int:
         """Steps of the environment that a job takes to train, 0 for a conversion."""
         return 0 if self.source(job) else self._training(job)[0]
@@ -120,9 +127,10 @@ class TrainingList:
             command += ["-f", str(logs / source.name), "-o", str(folder), "--num-threads", str(self.threads)]
             packages = self.gym_packages(job)
             command += ["--gym-packages", *packages] if packages else []
-            return [*command, "--seed", str(job.seed), *self.methods[job.method].get("arguments", "").split()]
+            return [*command, "--seed", str(job.seed), *shlex.split(self.methods[job.method].get("arguments", ""))]
         arguments = self._arguments(job)
         command = [*arguments[:6], "-f", str(folder), "--tensorboard-log", str(folder / "tensorboard"), *arguments[6:]]
+        # RL Zoo takes the last -params alone
         hyperparams = self._changes(job) | {"callback": self._callbacks(job)} | (changed or {})
         return ["-m", "rl_zoo3.train", *command, "-params", *(f"{name}:{value!r}" for name, value in hyperparams.items())]
 
@@ -133,13 +141,15 @@ class TrainingList:
         arguments += ["--num-threads", str(self.threads), *self.arguments]
         if self.steps is not None:
             arguments += ["-n", str(self.steps)]
-        arguments += [*self.environments[job.env].split(), *method.get("arguments", "").split()]
-        if self.env_kwargs:
-            arguments += ["--env-kwargs", *(f"{name}:{value!r}" for name, value in self.env_kwargs.items())]
+        arguments += shlex.split(self.environments[job.env]) + shlex.split(method.get("arguments", ""))
+        env_kwargs = self.env_kwargs | read_options(arguments).env_kwargs  # RL Zoo takes the last ones alone
+        if env_kwargs:
+            arguments += ["--env-kwargs", *(f"{name}:{value!r}" for name, value in env_kwargs.items())]
         return arguments
 
     def _changes(self, job: Job) -> dict[str, Any]:
-        return self.hyperparams | self.methods[job.method].get("hyperparams", {})
+        named = read_options(self._arguments(job)).hyperparams
+        return named | self.hyperparams | self.methods[job.method].get("hyperparams", {})
 
     def hyperparams_of(self, job: Job) -> dict[str, Any]:
         """What RL Zoo trains a job with, but for the Checkpoint."""
@@ -152,7 +162,7 @@ class TrainingList:
 
     def _callbacks(self, job: Job) -> list[Any]:
         callbacks = self.callbacks(job)
-        if "Checkpoint" in repr(callbacks):
+        if is_among(callbacks):
             return callbacks
         return [*callbacks, {_CHECKPOINT: {"save_freq": max(1, min(_LARGEST_SAVE_FREQ, self.training_steps(job) // 20))}}]
 
@@ -164,7 +174,7 @@ class TrainingList:
         """Steps and hyperparameters of a method in an environment."""
         job = Job(env, method, 0)
         options = read_options(self._arguments(job))
-        options.hyperparams = {**options.hyperparams, **self._changes(job)}
+        options.hyperparams = self._changes(job)
         import_packages(options.gym_packages)
         hyperparams = read_hyperparams(options)
         steps = options.n_timesteps if options.n_timesteps > 0 else hyperparams.get("n_timesteps")
@@ -186,9 +196,19 @@ class TrainingList:
                 import_packages(self.gym_packages(job))
                 if env not in gym.registry:
                     raise AgentError(f"there is no such environment, {_expected(env, gym.registry, all_of_them=False)}")
-                self._training(self.source(job) or job)
+                self._check_training(self.source(job) or job)
             except AgentError as error:
                 raise AgentError(f"{where}: {error}") from error
+
+    def _check_training(self, job: Job) -> None:
+        """
+        :raises AgentError: for what has no hyperparameters, or cannot have a Checkpoint
+        """
+        _, hyperparams = self._training(job)
+        if hyperparams.get("normalize"):
+            raise AgentError("normalize: a training of a list has a Checkpoint, which holds no VecNormalize; leave it out")
+        if read_options(self._arguments(job)).vec_env == "subproc":
+            raise AgentError("--vec-env subproc: a training of a list has a Checkpoint, which needs --vec-env dummy")
 
     def named(self, parts: list[str]) -> list[Job]:
         """
@@ -224,6 +244,10 @@ def _read(file: Path) -> dict[str, Any]:
         raise AgentError(f"{file}: no YAML: {one_line(error)}") from error
     try:
         _check_kinds(content, _KINDS, "the list")
+        named = content.get("environments")
+        if isinstance(named, dict):
+            given = {env: arguments for env, arguments in named.items() if arguments is not None}
+            _check_kinds(given, dict.fromkeys(named, str), "environments")
         for name in _REQUIRED:
             if not content.get(name):
                 raise ValueError(f"{name}: missing")

@@ -72,7 +72,10 @@ class Sweep:
             if source is None or job.name in done:
                 continue
             if source.name in done and not list((self.logs / source.name).glob("*/*/best_model.zip")):
-                raise AgentError(f"{job.name}: converts the agent of {source.name}, which is not in {self.logs} any more")
+                raise AgentError(
+                    f"{job.name}: converts the best agent of {source.name}, and there is no best_model.zip in "
+                    f"{self.logs / source.name}: it was removed, or the training has no evaluation (--eval-freq)"
+                )
             if source.name not in done and source not in wanted:
                 raise AgentError(
                     f"{job.name}: converts the agent of {source.name}, which is not trained yet: --only that one too"
@@ -85,7 +88,7 @@ class Sweep:
             name=job.name,
             env=job.env,
             algo=jobs.algo(job),
-            env_kwargs=jobs.env_kwargs,
+            env_kwargs=jobs.env_kwargs_of(job),
             gym_packages=jobs.gym_packages(job),
             command=jobs.command(job, self.logs),
             shown=shlex.join(["python", *jobs.command(job, Path("logs"))]),

@@ -89,7 +89,7 @@ def play(env: str, model: Any, folder: Path, env_kwargs: dict[str, Any], episode
     :param episodes: whole games in Atari
     :return: their scores
     """
-    hyperparams, _ = read_environment(folder)
+    hyperparams, _ = read_environment(folder, trusted=True)  # of a training of one's own
     player = Agent(env, "", env, model, folder, hyperparams, str(folder), env_kwargs)
     environments = player.make_env(min(20, episodes), SCORE_SEED, whole_games=True)
     set_random_seed(SCORE_SEED)
@@ -129,8 +129,9 @@ def random_scores(jobs: TrainingList) -> dict[str, float]:
         if job.env not in known:
             import_packages(jobs.gym_packages(job))
             with jobs.records.config_folder(job.name) as folder:
-                player = _Random(gym.make(job.env).action_space)
-                known[job.env] = round(float(np.mean(play(job.env, player, folder, jobs.env_kwargs, jobs.score_episodes))), 3)
+                env_kwargs = jobs.env_kwargs_of(job)
+                player = _Random(gym.make(job.env, **env_kwargs).action_space)
+                known[job.env] = round(float(np.mean(play(job.env, player, folder, env_kwargs, jobs.score_episodes))), 3)
             table = pd.DataFrame({"mean": known}).rename_axis("environment").to_csv()
             replace_file(jobs.results / "random.csv", table.encode())
     return known

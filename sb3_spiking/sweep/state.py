@@ -66,7 +66,7 @@ class State:
         """
         :param logs: folder with a folder for each job
         :param file: of the list
-        :raises AgentError: if another list writes its results or logs here
+        :raises AgentError: if another list writes its results or logs here, or this one has its results elsewhere
         """
         for folder in (self.folder.parent, logs):
             owner = folder / FOLDER / "list"
@@ -75,6 +75,14 @@ class State:
                 raise AgentError(
                     f"{file}: {folder} belongs to another list, {other}; expected one of its own, by --results and --logs"
                 )
+        results = self.folder.parent
+        owner = logs / FOLDER / "results"
+        other = Path(owner.read_text()) if owner.is_file() else results
+        if other.is_dir() and other.absolute() != results.absolute():
+            raise AgentError(
+                f"{logs}: what was trained here has its results in {other}, not in {results}: expected --results {other}, or "
+                "another --logs"
+            )
 
     def claim(self, logs: Path, file: Path) -> None:
         """Say that a list writes its results here, and its logs there, and no other one; see :meth:`check_owner`."""
@@ -85,6 +93,7 @@ class State:
             self.check_owner(logs, file)
             for folder in folders:
                 replace_file(folder / "list", str(file.absolute()).encode())
+            replace_file(logs / FOLDER / "results", str(self.folder.parent.absolute()).encode())
 
     def write(self, task: Task) -> Path:
         """The file of a job's task."""

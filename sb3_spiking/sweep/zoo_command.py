@@ -29,6 +29,7 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-params", "--hyperparams", nargs="+", action=StoreDict, default={})
     parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, default={})
     parser.add_argument("--gym-packages", nargs="+", default=[])
+    parser.add_argument("--vec-env", default="dummy")
     try:
         return parser.parse_known_args(arguments)[0]
     except Exception as error:  # RL Zoo evaluates values as Python

@@ -12,6 +12,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import FloatSchedule, obs_as_tensor
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_spiking.snn.neurons import Leaky
 from sb3_spiking.snn.surrogates import Surrogate
@@ -130,7 +131,7 @@ class SpikeMonitor(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        if self.n_calls - self._last_logged >= self.log_freq:
+        if self.n_calls - self._last_logged >= self.log_freq and self._has_observations():
             self._last_logged = self.n_calls
             observations = self._observations()
             layers = spike_counts(self.model.policy, observations)
@@ -138,6 +139,11 @@ class SpikeMonitor(BaseCallback):
             if self.figure_freq is not None and self.n_calls - self._last_drawn >= self.figure_freq:
                 self._last_drawn = self.n_calls
                 self._draw(layers, observations)
+
+    def _has_observations(self) -> bool:
+        # HER knows an episode when it has ended, which learning_starts waits for
+        her = isinstance(getattr(self.model, "replay_buffer", None), HerReplayBuffer)
+        return not her or self.model.num_timesteps > getattr(self.model, "learning_starts", 0)
 
     def _observations(self) -> PyTorchObs:
         """A batch of stored observations, shape (B, \\*)."""
@@ -213,8 +219,8 @@ class SlopeSchedule(BaseCallback):
             raise ValueError(f"SlopeSchedule: no surrogate in {type(self.model.policy).__name__} has a steepness")
 
     def _on_rollout_start(self) -> None:
-        # What is left of the training, as SB3's schedules see it
-        done = min(1.0, (1.0 - self.model._current_progress_remaining) / self.fraction)
+        # As SB3's schedules see it, whose own number an earlier training may have left
+        done = min(1.0, self.model.num_timesteps / self.model._total_timesteps / self.fraction)
         slope = float(self.initial * (self.final / self.initial) ** done)
         for neuron in self._neurons:
             neuron.spike_grad = Surrogate(neuron.spike_grad.name, slope)
@@ -231,7 +237,8 @@ class _Cooling:
         self.schedule, self.fraction = schedule, fraction
 
     def __call__(self, progress_remaining: float) -> float:
-        return self.schedule(progress_remaining) * min(1.0, progress_remaining / self.fraction)
+        left = max(0.0, progress_remaining)  # the last rollout may go beyond the end
+        return self.schedule(left) * min(1.0, left / self.fraction)
 
 
 class Cooldown(BaseCallback):
@@ -253,6 +260,9 @@ class Cooldown(BaseCallback):
     def _on_training_start(self) -> None:
         # From the setting, not from what an earlier training has left
         self.model.lr_schedule = _Cooling(FloatSchedule(self.model.learning_rate), self.fraction)
+
+    def _on_training_end(self) -> None:
+        self.model.lr_schedule = FloatSchedule(self.model.learning_rate)
 
     def _on_step(self) -> bool:
         return True

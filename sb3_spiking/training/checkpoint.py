@@ -37,6 +37,16 @@ _OURS = re.compile(r"\.?(model-\d+\.zip|replay-\d+-\d+\.npz|checkpoint\.json)")
 _EVALUATIONS = ("evaluations_timesteps", "evaluations_results", "evaluations_length", "evaluations_successes")
 
 
+def is_among(callbacks: Any) -> bool:
+    """
+    :param callbacks: as RL Zoo's hyperparameters name them, one or a list of them
+    :return: whether :class:`Checkpoint` is among them
+    """
+    every = callbacks if isinstance(callbacks, list) else [callbacks]
+    names = [str(next(iter(each))) if isinstance(each, dict) and each else str(each) for each in every]
+    return any(name.startswith("sb3_spiking.") and name.endswith(".Checkpoint") for name in names)
+
+
 class Checkpoint(BaseCallback):
     """
     Writes a checkpoint of the whole training every so many steps, at the end of an episode where one comes in time:
@@ -65,10 +75,10 @@ class Checkpoint(BaseCallback):
         self._written: dict[str, Any] | None = None  # the last checkpoint of this training
 
     def _init_callback(self) -> None:
+        self._last_saved = self._last_step = self.model.num_timesteps  # RL Zoo ends callbacks that were refused, too
         _check_model(self.model)
         if self.folder is None:
             self.folder = run_folder(self.training_env, "Checkpoint") / FOLDER
-        self._last_saved = self._last_step = self.model.num_timesteps
         # States of the environments' random generators after the last step and after the one before
         self._env_states = self._earlier_env_states = _env_states(self.training_env)
         self._replay = ReplayFiles(self.folder, getattr(self.model, "replay_buffer", None))

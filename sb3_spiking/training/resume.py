@@ -23,8 +23,8 @@ from stable_baselines3.common.utils import set_random_seed
 from sb3_spiking.errors import AgentError
 from sb3_spiking.files import replace_file
 from sb3_spiking.sharing.zoo_files import read_yaml
-from sb3_spiking.training.checkpoint import Checkpoint, restore
-from sb3_spiking.training.manifest import FOLDER, MANIFEST, read_manifest
+from sb3_spiking.training.checkpoint import Checkpoint, is_among, restore
+from sb3_spiking.training.manifest import FOLDER, MANIFEST, check_files, read_manifest
 
 # What RL Zoo's args.yml says that an experiment takes by the same name, and what is used of the rest
 _ARGUMENTS = (
@@ -117,13 +117,13 @@ def resume(folder: Path) -> None:
             f"{folder / FOLDER}: there is no checkpoint; runs have one when they are trained with the callback "
             "sb3_spiking.Checkpoint and have come to its save_freq"
         )
-    read_manifest(folder / FOLDER)
+    check_files(folder / FOLDER, read_manifest(folder / FOLDER))
     (file,) = arguments_files
     arguments, hyperparams = read_yaml(file), read_yaml(file.with_name("config.yml"))
     missing = [name for name in (*_ARGUMENTS, *_OURS) if name not in arguments]
     if missing:
         raise AgentError(f"{file}: not what RL Zoo writes: there is no {', '.join(missing)}")
-    if "Checkpoint" not in repr(hyperparams.get("callback")):
+    if not is_among(hyperparams.get("callback")):
         raise AgentError(f"{file.with_name('config.yml')}: there is no sb3_spiking.Checkpoint among the callbacks")
     try:
         for package in arguments["gym_packages"]:

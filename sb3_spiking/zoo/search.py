@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 from rl_zoo3 import hyperparams_opt
 
-from sb3_spiking.settings import PRESETS, SpikingSettings
+from sb3_spiking.settings import NEURON_SETTINGS, PRESETS, SpikingSettings
 from sb3_spiking.snn.surrogates import SURROGATES
 
 # The settings that -optimize searches. A network's other settings stay what the hyperparameters say.
@@ -20,6 +20,8 @@ SEARCH_SPACE: dict[str, tuple[Any, ...]] = {
 }
 # The name under which a trial remembers the policy_kwargs that it started from
 _BASE = "spiking_policy_kwargs"
+# The same of the replay_buffer_kwargs, where they have a gamma of their own
+_REPLAY = "spiking_replay_buffer_kwargs"
 
 
 @cache
@@ -42,14 +44,17 @@ def sample_dqn_params(trial: optuna.Trial, n_actions: int, n_envs: int, addition
         return hyperparams
     base = trial.study.user_attrs.get("policy_kwargs", "{}")
     trial.suggest_categorical(_BASE, [base])
-    for name, choices in _searched(_policy_kwargs(base)).items():
+    for name, choices in _searched(_read("policy_kwargs", base)).items():
         trial.suggest_categorical(name, choices)
+    replay = trial.study.user_attrs.get("replay_buffer_kwargs", "{}")
+    if "gamma" in _read("replay_buffer_kwargs", replay):
+        trial.suggest_categorical(_REPLAY, [replay])
     return _with_spiking(hyperparams, trial.params)
 
 
 def convert_dqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """RL Zoo's converter for DQN: the hyperparameters that a trial's parameters stand for."""
-    spiking = {_BASE, *SEARCH_SPACE}
+    spiking = {_BASE, _REPLAY, *SEARCH_SPACE}
     hyperparams = hyperparams_opt.convert_offpolicy_params(
         {name: value for name, value in sampled_params.items() if name not in spiking}
     )
@@ -57,18 +62,22 @@ def convert_dqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_spiking(hyperparams: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-    base = _policy_kwargs(params[_BASE])
+    base = _read("policy_kwargs", params[_BASE])
     searched = {name: params[name] for name in _searched(base)}
-    return {**hyperparams, "policy_kwargs": {**base, **hyperparams["policy_kwargs"], **searched}}
+    sampled = hyperparams["policy_kwargs"]
+    if any(isinstance(base.get(name), (list, tuple)) for name in NEURON_SETTINGS):  # one for each layer: the layers stay
+        sampled = {name: value for name, value in sampled.items() if name not in base}
+    hyperparams = {**hyperparams, "policy_kwargs": {**base, **sampled, **searched}}
+    if _REPLAY in params:  # whose gamma is that of n-step returns
+        hyperparams["replay_buffer_kwargs"] = {**_read("replay_buffer_kwargs", params[_REPLAY]), "gamma": hyperparams["gamma"]}
+    return hyperparams
 
 
-def _policy_kwargs(text: str) -> dict[str, Any]:
+def _read(name: str, text: str) -> dict[str, Any]:
     try:
         return ast.literal_eval(text)
     except (SyntaxError, ValueError) as error:
-        raise ValueError(
-            f"policy_kwargs={text}: the search takes policy_kwargs made of numbers, strings, lists and dicts only"
-        ) from error
+        raise ValueError(f"{name}={text}: the search takes {name} made of numbers, strings, lists and dicts only") from error
 
 
 def _searched(policy_kwargs: dict[str, Any]) -> dict[str, tuple[Any, ...]]:

@@ -50,7 +50,9 @@ class Local:
         self._runs = [run for run in self._runs if run.process.poll() is None]
         slot = next(slot for slot in range(len(self._runs) + 1) if slot not in {run.slot for run in self._runs})
         first = int(slot * self._gpus)
-        visible = ",".join(str(first + number) for number in range(math.ceil(self._gpus)))
+        given = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        numbers = range(first, first + math.ceil(self._gpus))
+        visible = ",".join(given[number] if number < len(given) and given[number] else str(number) for number in numbers)
         environment = {**process.environment, "CUDA_VISIBLE_DEVICES": visible}
         run = LocalRun(Process(process.arguments, process.log, process.folder, environment).start(), slot)
         self._runs.append(run)
