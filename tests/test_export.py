@@ -103,7 +103,6 @@ def test_what_is_more_than_layers_is_onnx_alone(target):
         ("nir", {**LIF, "layer_delay": True}, "train with layer_delay=False"),
         ("sinabs", {**IF, "reset_delay": False}, "train with reset_delay=True"),
         ("sinabs", {**IF, "beta": 0.0}, "train with beta=1"),
-        ("sinabs", {**IF, "threshold": 0.0}, "train with threshold=1"),
         ("sinabs", {**LIF, "reset_mechanism": "none"}, "train with reset_mechanism='subtract' or 'zero'"),
         ("sinabs", {**IF, "layer_delay": True}, "train with layer_delay=False"),
         ("sinabs", {**IF, "readout": "max_membrane"}, "train with readout='rate' or 'spike'"),
@@ -112,6 +111,13 @@ def test_what_is_more_than_layers_is_onnx_alone(target):
 )
 def test_a_refusal_names_what_to_change_in_training(target, settings, message):
     assert message in refusal(target, small_agent(**settings))
+
+
+def test_a_threshold_that_was_learned_down_to_zero_is_refused():
+    model = small_agent(**IF, learn_threshold=True)
+    with th.no_grad():
+        model.q_net.features_extractor.dense[0].neuron.threshold.fill_(0.0)
+    assert "a threshold of 0: neurons of sinabs have one above 0; train with threshold=1" in refusal("sinabs", model)
 
 
 def test_one_layer_that_differs_is_enough_for_a_refusal():
