@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from small_agents import change_manifest, make_agent
@@ -170,3 +171,26 @@ def test_an_error_after_the_replacement_costs_no_checkpoint(tmp_path, monkeypatc
     manifest = json.loads((tmp_path / "checkpoint" / MANIFEST).read_text())
     assert (tmp_path / "checkpoint" / manifest["model"]).is_file()
     assert restore(make_agent(), tmp_path / "checkpoint", Checkpoint(50)) == manifest["numbers"]["num_timesteps"] >= 50
+
+
+class WideEnv(gym.Env):
+    """Large observations."""
+
+    observation_space = gym.spaces.Box(-1, 1, (60_000,))
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(60_000, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(60_000, np.float32), 0.0, False, False, {}
+
+
+def test_large_observations_do_not_make_it_unreadable(tmp_path, monkeypatch):
+    monkeypatch.setattr("sb3_spiking.sharing.archive.MAX_JSON", 1_000_000)  # less than those of eight environments as text
+    env = make_vec_env(WideEnv, n_envs=8)
+    agents = [DQN("MlpPolicy", env, policy_kwargs={"net_arch": [2]}, buffer_size=64, seed=0) for _ in range(2)]
+    agents[0].learn(32, callback=Checkpoint(8, tmp_path / "checkpoint"))
+    steps = restore(agents[1], tmp_path / "checkpoint", Checkpoint(8, tmp_path / "checkpoint"))
+    assert agents[1].learn(32, reset_num_timesteps=False).num_timesteps == steps + 32

@@ -34,6 +34,8 @@ from sb3_spiking.training.replay_files import BUFFERS, ReplayFiles
 # Names of the files that belong to checkpoints, whole or not
 _OURS = re.compile(r"\.?(model-\d+\.zip|replay-\d+-\d+\.npz|checkpoint\.json)")
 
+# Of the last step, as large as they are: a training that goes on begins with a reset
+_OBSERVATIONS = ("_last_obs", "_last_original_obs")
 _EVALUATIONS = ("evaluations_timesteps", "evaluations_results", "evaluations_length", "evaluations_successes")
 
 
@@ -148,7 +150,7 @@ class Checkpoint(BaseCallback):
         archive = self.folder / f"model-{steps}.zip"
         draft = self.folder / f".{archive.name}"
         with draft.open("wb") as file:
-            model.save(file)
+            model.save(file, exclude=_OBSERVATIONS)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(archive)
