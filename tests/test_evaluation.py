@@ -328,10 +328,11 @@ def test_the_reference_is_a_folder_and_not_what_lies_in_it(relu_run, tmp_path, i
     assert lower < 100
 
 
-def test_names_that_look_like_numbers(relu_run, tmp_path, in_process):
-    shutil.copytree(relu_run / "relu/dqn/CartPole-v1_1", tmp_path / "2024/dqn")
+@pytest.mark.parametrize("name", ["2024", "null"])
+def test_names_that_look_like_numbers(relu_run, tmp_path, in_process, name):
+    shutil.copytree(relu_run / "relu/dqn/CartPole-v1_1", tmp_path / name / "dqn")
     for _ in range(2):
-        in_process("evaluate", "--env CartPole-v1 -f 2024 --exp-id -1 --episodes 2 --max-steps 20", tmp_path)
+        in_process("evaluate", f"--env CartPole-v1 -f {name} --exp-id -1 --episodes 2 --max-steps 20", tmp_path)
         (row,) = pd.read_csv(tmp_path / "evaluation/summary.csv").to_dict("records")
         assert row["episodes"] == 2
     assert len(pd.read_csv(tmp_path / "evaluation/episodes.csv")) == 2

@@ -1,6 +1,7 @@
 """Agents as files: what is loaded is what was saved."""
 
 import json
+import time
 from collections import OrderedDict
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from stable_baselines3 import DQN, PPO
 
 import sb3_spiking
 from sb3_spiking import ReluExtractor
-from sb3_spiking.sharing.spaces import space_from_json, space_to_json
+from sb3_spiking.sharing.spaces import space_from_json, space_from_sb3, space_to_json
 
 SPACES = [
     spaces.Box(0, 255, (4, 84, 84), np.uint8),
@@ -37,6 +38,23 @@ def test_spaces(space):
     assert space_from_json(written) == space
     if isinstance(space, spaces.Dict):
         assert list(space_from_json(written)) == list(space)
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_text_that_begins_quotes_again_and_again_takes_no_longer(quote):
+    # Each of these is an escaped quote in a text that never ends: seconds, where every one of them began a search
+    begin = time.perf_counter()
+    with pytest.raises(ValueError, match="cannot be read from its text"):
+        space_from_sb3({":type:": "<class 'gymnasium.spaces.dict.Dict'>", "spaces": "{" + f"{quote}\\" * 49_000})
+    assert time.perf_counter() - begin < 1
+
+
+def test_a_dict_space_in_sb3s_words():
+    text = """{"it's 1 2": Box([-1. -2.], [1. 2.], (2,), float32), 'a 3 4': MultiBinary([2, 3])}"""
+    space = space_from_sb3({":type:": "<class 'gymnasium.spaces.dict.Dict'>", "spaces": text})
+    assert list(space) == ["it's 1 2", "a 3 4"]
+    assert space["it's 1 2"].low.tolist() == [-1, -2]
+    assert space["a 3 4"].shape == (2, 3)
 
 
 class DictEnv(gym.Env):

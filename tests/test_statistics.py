@@ -25,6 +25,12 @@ def test_games_that_the_reference_does_not_learn_are_left_out():
     assert value == 1.0
     assert 0.4 < interval[0] < 1 < interval[1] < 2
     assert np.isnan(statistics.interquartile({"B": [1.0]}, reference, RANDOM).value)
+    assert not statistics.normalised({"A": [1.0]}, {"A": [0.3] * 10}, {"A": 0.3})  # whose mean differs by rounding
+    assert not statistics.normalised({"A": [1.0]}, {"A": [-21.0]}, {"A": -20.7})  # worse than random play
+    # Draws that are all of runs that learned nothing count for nothing
+    value, interval = statistics.interquartile({"A": [-100.0] * 6}, {"A": [-200.0] * 5 + [-150.0]}, {"A": -200.0})
+    assert value == pytest.approx(12)
+    assert np.isfinite(interval).all()
 
 
 def test_interquartile_mean():

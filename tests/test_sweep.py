@@ -164,6 +164,7 @@ METHODS = {"relu": RELU, "spiking": {"arguments": "-conf sb3_spiking"}}
         ),
         ({"arguments": "--gym-packages no_games"}, "", "--gym-packages no_games: No module named 'no_games'"),
         ({"environments": {"CartPole-v1": 3}}, "", "small.yml: environments: CartPole-v1: 3: not a value that it can have"),
+        ({"arguments": "-conf it's"}, "", "small.yml: arguments: -conf it's: No closing quotation"),
         ({"hyperparams": {"normalize": True}}, "", "normalize: a training of a list has a Checkpoint, which holds no"),
         ({"arguments": "--vec-env subproc"}, "", "--vec-env subproc: a training of a list has a Checkpoint, which needs"),
         ({}, "--only relu_1", "--only relu_1: in no job's name, expected CartPole-v1_relu_0, CartPole-v1_spiking_0"),
@@ -218,20 +219,26 @@ def test_the_logs_of_a_list_belong_to_its_results(tmp_path, in_process, capsys):
     with pytest.raises(SystemExit):
         in_process("sweep", "small.yml --results others", tmp_path)
     assert f"what was trained here has its results in {tmp_path / 'results/small'}, not in" in capsys.readouterr().err
+    # The same folder by another name
+    (tmp_path / "link").symlink_to(tmp_path)
+    State(tmp_path / "link/results/small").check_owner(tmp_path / "logs/training/small", file)
 
 
 def test_arguments_are_those_of_a_shell_and_add_up(tmp_path):
     arguments = '-params gamma:0.5 policy_kwargs:"dict(net_arch=[8, 8], num_steps=2)" --env-kwargs max_episode_steps:20'
     environments = {"CartPole-v1": None, "Acrobot-v1": "--env-kwargs max_episode_steps:10"}
-    methods = {"relu": RELU, "spiking": {"hyperparams": {"gamma": 0.7, "learning_starts": 50}}}
+    more = {"arguments": "-params batch_size:7 --env-kwargs sutton_barto_reward:True", "hyperparams": {"gamma": 0.7}}
+    methods = {"relu": RELU, "spiking": more}
     content = {"arguments": arguments, "environments": environments, "methods": methods, "env_kwargs": {"render_mode": None}}
     jobs = TrainingList(write_list(tmp_path, **content))
     for job, gamma, steps in zip(jobs.jobs, (0.5, 0.5, 0.7, 0.7), (20, 10, 20, 10), strict=True):
         options = read_options(jobs.command(job, tmp_path))
         assert options.hyperparams["gamma"] == jobs.hyperparams_of(job)["gamma"] == gamma
-        assert options.env_kwargs == jobs.env_kwargs_of(job) == {"max_episode_steps": steps, "render_mode": None}
+        more = {} if job.method == "relu" else {"sutton_barto_reward": True}
+        assert options.env_kwargs == jobs.env_kwargs_of(job) == {"max_episode_steps": steps, "render_mode": None, **more}
         if job.method == "spiking":
             assert options.hyperparams["policy_kwargs"] == {"net_arch": [8, 8], "num_steps": 2}
+            assert options.hyperparams["batch_size"] == 7
 
 
 class Nothing(gym.Wrapper):
@@ -263,9 +270,9 @@ def test_a_training_that_was_stopped_does_not_go_on_with_another_list(tmp_path, 
         in_process("sweep", "small.yml", tmp_path)
     assert "the training began with other settings than the list has now" in capsys.readouterr().err
     assert list(tmp_path.glob(manifest))
-    # Threads may change
-    write_list(tmp_path)
-    in_process("sweep", "small.yml --threads 2", tmp_path)
+    # The order of the hyperparameters may change
+    write_list(tmp_path, methods={"relu": {"hyperparams": dict(reversed(RELU["hyperparams"].items()))}})
+    in_process("sweep", "small.yml", tmp_path)
     assert log_of(tmp_path, job).count(": python -m rl_zoo3.train") == 1
 
 
@@ -331,6 +338,7 @@ def test_slots_by_threads_memory_and_gpus(monkeypatch):
 def test_each_slot_has_gpus_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for gpus, expected in ((0, ["", ""]), (0.5, ["0", "0", "1", "1"]), (1, ["0", "1"]), (2, ["0,1"])):
         engine = Local(Resources(gpus=gpus))
         script = "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(60)"
@@ -345,8 +353,10 @@ def test_each_slot_has_gpus_of_its_own(tmp_path, monkeypatch):
     engine, log = Local(Resources(gpus=2)), tmp_path / "given.log"
     engine.start("job", Process(("-u", "-c", script), str(log), str(tmp_path), {}))
     wait(lambda: log.read_text())
+    engine.start("job", Process(("-u", "-c", script), str(tmp_path / "more.log"), str(tmp_path), {}))
+    wait(lambda: (tmp_path / "more.log").read_text())
     engine.close()
-    assert log.read_text().strip() == "3,5"
+    assert log.read_text().strip() == (tmp_path / "more.log").read_text().strip() == "3,5"
 
 
 def test_what_a_log_says(tmp_path):

@@ -156,6 +156,13 @@ def test_a_trial_says_by_itself_which_network_it_was():
     assert converted == {name: value for name, value in sampled.items()}
 
 
+def test_settings_for_each_layer_keep_the_layers():
+    base = {"conv_layers": [[4, 3, 3]], "features_dim": 8, "beta": [0.5, 0.6]}
+    sampled = sample_dqn_params(study(SpikingPolicy, base).ask(), 1, 1, dict(ADDITIONAL))
+    assert "net_arch" not in sampled["policy_kwargs"]
+    assert sampled["policy_kwargs"]["beta"] == [0.5, 0.6]
+
+
 def test_search_refuses_what_it_cannot_read_back():
     trial = study(SpikingPolicy, {"features_extractor_class": DQN}).ask()
     with pytest.raises(ValueError, match="policy_kwargs made of numbers, strings, lists and dicts only"):

@@ -73,7 +73,8 @@ class Agent:
     def environment(self) -> str:
         """What its environment is made of beside its id: whether two episodes are of the same one."""
         around = {name: self.hyperparams[name] for name in _AROUND if self.hyperparams.get(name)}
-        return repr({**self.env_kwargs, **around})
+        listed = {name: each if name == "frame_stack" or isinstance(each, list) else [each] for name, each in around.items()}
+        return repr({**self.env_kwargs, **listed})
 
     @property
     def is_atari(self) -> bool:

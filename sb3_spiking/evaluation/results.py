@@ -44,7 +44,9 @@ class Rows:
 
     def read(self) -> pd.DataFrame:
         """All rows so far."""
-        return pd.read_csv(self.path, dtype={"env": str, "agent": str})  # which may look like numbers
+        names = {"env": str, "agent": str}  # which may look like numbers, or like none
+        missing = {column: ["nan", ""] for column in self.columns if column not in names}
+        return pd.read_csv(self.path, dtype=names, na_values=missing, keep_default_na=False)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Write a row, so that it is there if the machine stops."""

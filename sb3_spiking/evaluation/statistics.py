@@ -32,13 +32,16 @@ def normalised(runs: Runs, reference: Runs, random: Mapping[str, float]) -> dict
     :param runs: of a method, shape (..., N) each
     :param reference: runs of the method whose mean is 1, shape (..., M) each
     :param random: scores of random play
-    :return: normalised scores of the games that both have and where the reference is not random play, shape (..., N) each
+    :return: normalised scores of the games that both have and where the reference is better than random play, shape (..., N)
+        each; NaN where runs that a bootstrap has drawn are not
     """
     result = {}
     for game, scores in runs.items():
-        if game in reference and np.ptp([random[game], np.mean(reference[game])]) > 0:
-            one = np.mean(reference[game], axis=-1, keepdims=True)
-            result[game] = (np.asarray(scores, float) - random[game]) / (one - random[game])
+        if game in reference:
+            above = np.mean(reference[game], axis=-1, keepdims=True) - random[game]
+            least = 1e-9 * (1 + abs(random[game]))  # rounding
+            if np.mean(above) > least:
+                result[game] = (np.asarray(scores, float) - random[game]) / np.where(above > least, above, np.nan)
     return result
 
 
@@ -101,5 +104,5 @@ def _bootstrapped(estimate: Callable[[Runs, Runs], np.ndarray], runs: Runs, refe
         return Estimate(value, None)
     generator = np.random.default_rng(0)
     drawn = [{game: generator.choice(scores, (_SAMPLES, len(scores))) for game, scores in each.items()} for each in both]
-    low, high = np.percentile(estimate(*drawn), (2.5, 97.5))
+    low, high = np.nanpercentile(estimate(*drawn), (2.5, 97.5))
     return Estimate(value, (float(low), float(high)))

@@ -157,9 +157,13 @@ def _dict_from_text(text: Any) -> spaces.Dict:
     return _dict(parts)
 
 
+# A text in quotes of either kind, whole or cut off: matched once from its first quote on, whatever follows
+_QUOTED = re.compile(r"""('(?:[^'\\]|\\.?)*+(?:'|$)|"(?:[^"\\]|\\.?)*+(?:"|$))""", re.DOTALL)
+
+
 def _with_commas(text: str) -> str:
     """NumPy prints arrays without: ``[-1. -2.]``. What is in quotes stays."""
-    parts = re.split(r"('(?:[^'\\]|\\.)*')", text)
+    parts = _QUOTED.split(text)
     parts[::2] = [re.sub(r"(?<=[\d.\]f])\s+(?=[-\d.\[i])", ", ", part) for part in parts[::2]]
     return "".join(parts)
 
@@ -178,7 +182,7 @@ def _is_shortened(bound: Any) -> bool:
 _PARTS: dict[str, Callable[..., gym.Space]] = {
     "Box": _box_from_text,
     "Discrete": lambda n: spaces.Discrete(_count(n)),
-    "MultiBinary": lambda n: spaces.MultiBinary(_count(n)),
+    "MultiBinary": lambda n: spaces.MultiBinary(_shape(n) if isinstance(n, list) else _count(n)),
     "MultiDiscrete": lambda nvec: spaces.MultiDiscrete([_count(n) for n in _list(nvec)]),
 }
 

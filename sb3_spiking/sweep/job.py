@@ -72,16 +72,19 @@ def _check_command(file: Path, shown: str) -> None:
     :raises AgentError: if they train something else
     """
     began = file.read_text() if file.is_file() else shown
-    if _without_threads(began) != _without_threads(shown):
+    if _settings(began) != _settings(shown):
         raise AgentError(
             f"{file.parent}: the training began with other settings than the list has now, {began}; remove the folder to "
             "begin anew, or change the list back to go on"
         )
 
 
-def _without_threads(command: str) -> list[str]:
+def _settings(command: str) -> list[str]:
+    """The words of a command without the number of threads, its hyperparameters in one order."""
     words = shlex.split(command)
-    return [word for before, word in zip(["", *words], words, strict=False) if before != "--num-threads"]
+    kept = [word for before, word in zip(["", *words], words, strict=False) if before != "--num-threads"]
+    last = max((place for place, word in enumerate(kept) if word == "-params"), default=len(kept))
+    return kept[:last] + sorted(kept[last:])
 
 
 def run(task: Task) -> None:

@@ -74,7 +74,7 @@ class TrainingList:
         self.results = results or file.parent / "results" / file.stem
         self.records = Records(self.results)
         self.steps: int | None = content.get("steps")
-        self.arguments: list[str] = shlex.split(content.get("arguments", ""))
+        self.arguments = _words(content)
         self.hyperparams: dict[str, Any] = content.get("hyperparams", {})
         self.env_kwargs: dict[str, Any] = content.get("env_kwargs", {})
         self.reference: str = content["reference"]
@@ -108,7 +108,8 @@ class TrainingList:
 
     def env_kwargs_of(self, job: Job) -> dict[str, Any]:
         """Arguments of the environment."""
-        return read_options(self._arguments(self.source(job) or job)).env_kwargs
+        training = self.source(job) or job
+        return (self.hyperparams_of(training).get("env_kwargs") or {}) | read_options(self._arguments(training)).env_kwargs
 
     def training_steps(self, job: Job) -> int:
         """Steps of the environment that a job takes to train, 0 for a conversion."""
@@ -127,7 +128,7 @@ class TrainingList:
             command += ["-f", str(logs / source.name), "-o", str(folder), "--num-threads", str(self.threads)]
             packages = self.gym_packages(job)
             command += ["--gym-packages", *packages] if packages else []
-            return [*command, "--seed", str(job.seed), *shlex.split(self.methods[job.method].get("arguments", ""))]
+            return [*command, "--seed", str(job.seed), *_words(self.methods[job.method])]
         arguments = self._arguments(job)
         command = [*arguments[:6], "-f", str(folder), "--tensorboard-log", str(folder / "tensorboard"), *arguments[6:]]
         # RL Zoo takes the last -params alone
@@ -141,7 +142,7 @@ class TrainingList:
         arguments += ["--num-threads", str(self.threads), *self.arguments]
         if self.steps is not None:
             arguments += ["-n", str(self.steps)]
-        arguments += shlex.split(self.environments[job.env]) + shlex.split(method.get("arguments", ""))
+        arguments += [*shlex.split(self.environments[job.env]), *_words(method)]
         env_kwargs = self.env_kwargs | read_options(arguments).env_kwargs  # RL Zoo takes the last ones alone
         if env_kwargs:
             arguments += ["--env-kwargs", *(f"{name}:{value!r}" for name, value in env_kwargs.items())]
@@ -149,7 +150,7 @@ class TrainingList:
 
     def _changes(self, job: Job) -> dict[str, Any]:
         named = read_options(self._arguments(job)).hyperparams
-        return named | self.hyperparams | self.methods[job.method].get("hyperparams", {})
+        return self.hyperparams | named | self.methods[job.method].get("hyperparams", {})
 
     def hyperparams_of(self, job: Job) -> dict[str, Any]:
         """What RL Zoo trains a job with, but for the Checkpoint."""
@@ -248,12 +249,16 @@ def _read(file: Path) -> dict[str, Any]:
         if isinstance(named, dict):
             given = {env: arguments for env, arguments in named.items() if arguments is not None}
             _check_kinds(given, dict.fromkeys(named, str), "environments")
+            for arguments in given.values():
+                _words({"arguments": arguments})
+        _words(content)
         for name in _REQUIRED:
             if not content.get(name):
                 raise ValueError(f"{name}: missing")
         methods = content["methods"]
         for name, method in methods.items():
             _check_kinds(method or {}, _METHOD_KINDS, f"method {name}")
+            _words(method or {})
             if Path(str(name)).name != name:
                 raise ValueError(f"method {name!r}: expected a name that a folder can have")
             source = (method or {}).get("convert")
@@ -273,6 +278,18 @@ def _read(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise AgentError(f"{file}: {error}") from error
     return content
+
+
+def _words(content: dict[str, Any]) -> list[str]:
+    """
+    :return: ``arguments``, as a shell reads them
+    :raises ValueError: for a quote that does not end
+    """
+    arguments = content.get("arguments", "")
+    try:
+        return shlex.split(arguments)
+    except ValueError as error:
+        raise ValueError(f"arguments: {arguments}: {error}") from error
 
 
 def _check_kinds(content: Any, kinds: dict[str, type | tuple[type, ...]], where: str) -> None:

@@ -78,7 +78,7 @@ class State:
         results = self.folder.parent
         owner = logs / FOLDER / "results"
         other = Path(owner.read_text()) if owner.is_file() else results
-        if other.is_dir() and other.absolute() != results.absolute():
+        if other.is_dir() and not (results.is_dir() and other.samefile(results)):
             raise AgentError(
                 f"{logs}: what was trained here has its results in {other}, not in {results}: expected --results {other}, or "
                 "another --logs"

@@ -14,6 +14,15 @@ from rl_zoo3.utils import StoreDict
 from sb3_spiking.errors import AgentError, one_line
 
 
+class _Added(StoreDict):
+    """RL Zoo's action, which takes the last of several options alone: here the later ones are added to the earlier ones."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        before = getattr(namespace, self.dest)
+        super().__call__(parser, namespace, values, option_string)
+        setattr(namespace, self.dest, {**before, **getattr(namespace, self.dest)})
+
+
 def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     """
     :param arguments: of RL Zoo's ``train``
@@ -26,8 +35,8 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-n", "--n-timesteps", type=int, default=-1)
     parser.add_argument("-f", "--log-folder")
     parser.add_argument("-conf", "--conf-file")
-    parser.add_argument("-params", "--hyperparams", nargs="+", action=StoreDict, default={})
-    parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, default={})
+    parser.add_argument("-params", "--hyperparams", nargs="+", action=_Added, default={})
+    parser.add_argument("--env-kwargs", nargs="+", action=_Added, default={})
     parser.add_argument("--gym-packages", nargs="+", default=[])
     parser.add_argument("--vec-env", default="dummy")
     try:

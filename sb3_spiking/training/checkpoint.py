@@ -42,11 +42,11 @@ _EVALUATIONS = ("evaluations_timesteps", "evaluations_results", "evaluations_len
 def is_among(callbacks: Any) -> bool:
     """
     :param callbacks: as RL Zoo's hyperparameters name them, one or a list of them
-    :return: whether :class:`Checkpoint` is among them
+    :return: whether :class:`Checkpoint`, or a class of that name that is made of it, is among them
     """
     every = callbacks if isinstance(callbacks, list) else [callbacks]
     names = [str(next(iter(each))) if isinstance(each, dict) and each else str(each) for each in every]
-    return any(name.startswith("sb3_spiking.") and name.endswith(".Checkpoint") for name in names)
+    return any(name.endswith("Checkpoint") for name in names)  # SB3's own are other callbacks: CheckpointCallback
 
 
 class Checkpoint(BaseCallback):

@@ -47,7 +47,7 @@ def sample_dqn_params(trial: optuna.Trial, n_actions: int, n_envs: int, addition
     for name, choices in _searched(_read("policy_kwargs", base)).items():
         trial.suggest_categorical(name, choices)
     replay = trial.study.user_attrs.get("replay_buffer_kwargs", "{}")
-    if "gamma" in _read("replay_buffer_kwargs", replay):
+    if "'gamma'" in replay:
         trial.suggest_categorical(_REPLAY, [replay])
     return _with_spiking(hyperparams, trial.params)
 
@@ -66,7 +66,7 @@ def _with_spiking(hyperparams: dict[str, Any], params: dict[str, Any]) -> dict[s
     searched = {name: params[name] for name in _searched(base)}
     sampled = hyperparams["policy_kwargs"]
     if any(isinstance(base.get(name), (list, tuple)) for name in NEURON_SETTINGS):  # one for each layer: the layers stay
-        sampled = {name: value for name, value in sampled.items() if name not in base}
+        sampled = {name: value for name, value in sampled.items() if name != "net_arch"}
     hyperparams = {**hyperparams, "policy_kwargs": {**base, **sampled, **searched}}
     if _REPLAY in params:  # whose gamma is that of n-step returns
         hyperparams["replay_buffer_kwargs"] = {**_read("replay_buffer_kwargs", params[_REPLAY]), "gamma": hyperparams["gamma"]}

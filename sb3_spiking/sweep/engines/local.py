@@ -50,9 +50,11 @@ class Local:
         self._runs = [run for run in self._runs if run.process.poll() is None]
         slot = next(slot for slot in range(len(self._runs) + 1) if slot not in {run.slot for run in self._runs})
         first = int(slot * self._gpus)
-        given = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        numbers = range(first, first + math.ceil(self._gpus))
-        visible = ",".join(given[number] if number < len(given) and given[number] else str(number) for number in numbers)
+        numbers = list(map(str, range(first, first + math.ceil(self._gpus))))
+        if given := os.environ.get("CUDA_VISIBLE_DEVICES"):  # more jobs than these are for share them
+            names = given.split(",")
+            numbers = [names[int(number) % len(names)] for number in numbers]
+        visible = ",".join(numbers)
         environment = {**process.environment, "CUDA_VISIBLE_DEVICES": visible}
         run = LocalRun(Process(process.arguments, process.log, process.folder, environment).start(), slot)
         self._runs.append(run)
