@@ -5,10 +5,10 @@ import os
 import shutil
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import pytest
-from small_agents import change_manifest, make_agent
+from gymnasium import spaces
+from small_agents import DictEnv, change_manifest, make_agent
 from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
@@ -173,18 +173,10 @@ def test_an_error_after_the_replacement_costs_no_checkpoint(tmp_path, monkeypatc
     assert restore(make_agent(), tmp_path / "checkpoint", Checkpoint(50)) == manifest["numbers"]["num_timesteps"] >= 50
 
 
-class WideEnv(gym.Env):
+class WideEnv(DictEnv):
     """Large observations."""
 
-    observation_space = gym.spaces.Box(-1, 1, (60_000,))
-    action_space = gym.spaces.Discrete(2)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return np.zeros(60_000, np.float32), {}
-
-    def step(self, action):
-        return np.zeros(60_000, np.float32), 0.0, False, False, {}
+    observation_space = spaces.Box(-1, 1, (60_000,))
 
 
 def test_large_observations_do_not_make_it_unreadable(tmp_path, monkeypatch):

@@ -5,13 +5,12 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 
-import gymnasium as gym
 import hostile
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from small_agents import make_model, observation_of, q_values
+from small_agents import DictEnv, make_model, observation_of, q_values
 from stable_baselines3 import DQN, PPO
 
 import sb3_spiking
@@ -57,7 +56,7 @@ def test_a_dict_space_in_sb3s_words():
     assert space["a 3 4"].shape == (2, 3)
 
 
-class DictEnv(gym.Env):
+class UnsortedEnv(DictEnv):
     """The parts are not in the order of their names, and the bounds of one are many numbers."""
 
     observation_space = spaces.Dict(
@@ -70,21 +69,13 @@ class DictEnv(gym.Env):
             ]
         )
     )
-    action_space = spaces.Discrete(3)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action):
-        return self.observation_space.sample(), 0.0, False, False, {}
 
 
 @pytest.mark.parametrize("policy", ["SpikingPolicy", "MultiInputPolicy"])
 @pytest.mark.parametrize("folder", [True, False])
 def test_the_parts_of_an_observation_keep_their_order(folder, policy, tmp_path):
     kwargs = {"net_arch": [8], **({"num_steps": 3} if policy == "SpikingPolicy" else {})}
-    model = DQN(policy, DictEnv(), policy_kwargs=kwargs, buffer_size=1, seed=0)
+    model = DQN(policy, UnsortedEnv(), policy_kwargs=kwargs, buffer_size=1, seed=0)
     path = tmp_path / ("agent" if folder else "agent.zip")
     (sb3_spiking.save if folder else DQN.save)(model, path)
     loaded = sb3_spiking.load(path)
