@@ -9,7 +9,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_spiking import Cooldown, SlopeSchedule, SpikeMonitor, SpikingMLP, SpikingPolicy
 from sb3_spiking.snn.surrogates import Surrogate
-from sb3_spiking.training.callbacks import spike_counts
+from sb3_spiking.training.callbacks import saturated_windows, spike_counts
 
 TRAINING = {"learning_starts": 50, "buffer_size": 1000, "train_freq": 4, "batch_size": 4}
 
@@ -50,6 +50,22 @@ def test_counts_by_hand():
     layers = spike_counts(model.policy, th.zeros(6, 4))
     # of 6 observations times 4 steps
     assert [(layer.counts.tolist(), layer.steps) for layer in layers] == [([24, 0, 18], 24), ([0, 24], 24)]
+    # of the neurons that fire, one of two and the only one do so at every step
+    assert saturated_windows(model.policy, th.zeros(6, 4)) == [0.5, 1.0]
+    with_bias(model, 1, [-1.0, -1.0])
+    assert saturated_windows(model.policy, th.zeros(6, 4)) == [0.5, 0.0]
+
+
+def test_saturated_windows_are_those_of_single_decisions():
+    """A neuron that fires at every step for one observation of two and never for the other is not saturated, its window is."""
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"num_steps": 4, "net_arch": [1]})
+    with th.no_grad():
+        model.q_net.features_extractor.dense[0].connection.weight.fill_(1.0)
+        model.q_net.features_extractor.dense[0].connection.bias.zero_()
+    observations = th.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]])
+    assert saturated_windows(model.policy, observations) == [1.0]
+    (layer,) = spike_counts(model.policy, observations)
+    assert (layer.counts.tolist(), layer.steps) == ([4], 8)
 
 
 def test_logs_rate_silence_and_saturation():
@@ -65,6 +81,8 @@ def test_logs_rate_silence_and_saturation():
     assert records["saturated_neurons/layer_1"] == pytest.approx([1 / 3] * 3)
     assert records["firing_rate/layer_2"] == pytest.approx([0.5] * 3)
     assert records["silent_neurons/layer_2"] == records["saturated_neurons/layer_2"] == pytest.approx([0.5] * 3)
+    assert records["saturated_windows/layer_1"] == pytest.approx([1 / 2] * 3)
+    assert records["saturated_windows/layer_2"] == pytest.approx([1.0] * 3)
     assert not model.logger.warnings
 
 

@@ -27,6 +27,9 @@ LIST = {
 }
 
 
+SPIKES = ("firing_rate", "silent_neurons", "saturated_neurons", "saturated_windows")
+
+
 def test_a_list_runs_and_what_is_finished_stays(tmp_path, monkeypatch, capsys, in_process, import_benchmark):
     (tmp_path / "small.yml").write_text(yaml.safe_dump(LIST))
     table, _ = in_process("sweep", "small.yml --results results", tmp_path)
@@ -41,7 +44,7 @@ def test_a_list_runs_and_what_is_finished_stays(tmp_path, monkeypatch, capsys, i
         assert 5 < score["last_mean"] <= 50
         assert f"| {job} | {score['mean']:.2f} ({score['mean']:.2f}) |" in table
     spikes = records.of("CartPole-v1_spiking_3", "spikes").set_index("timesteps")
-    assert set(spikes) == {f"{name}/layer_1" for name in ("firing_rate", "silent_neurons", "saturated_neurons")}
+    assert set(spikes) == {f"{name}/layer_1" for name in SPIKES}
     assert spikes.index.is_monotonic_increasing
     assert spikes.to_numpy().min() >= 0
     assert 0 < spikes["firing_rate/layer_1"].mean() < 1

@@ -108,7 +108,7 @@ def spikes(folder: Path) -> pd.DataFrame:
     for file in sorted(folder.rglob("events*")):  # one for each time that the training went on
         log = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
         for tag in sorted(log.Tags()["scalars"]):
-            if tag.startswith(("firing_rate/", "silent_neurons/", "saturated_neurons/")):
+            if tag.startswith(("firing_rate/", "silent_neurons/", "saturated_neurons/", "saturated_windows/")):
                 columns.setdefault(tag, {}).update((event.step, event.value) for event in log.Scalars(tag))
     return pd.DataFrame(columns).rename_axis("timesteps").round(5)
 

@@ -49,6 +49,24 @@ def spike_counts(policy: BasePolicy, observations: PyTorchObs) -> list[SpikeCoun
     return list(layers.values())
 
 
+def saturated_windows(policy: BasePolicy, observations: PyTorchObs) -> list[float]:
+    """
+    :param policy: a policy with spiking layers
+    :param observations: a batch as the policy takes it, shape (B, \\*)
+    :return: for each layer that fires in choosing an action, from the input to the output: of the windows with a spike, one
+        for each neuron and observation, the share with a spike at every step; 0 where nothing fires
+    """
+    layers: dict[Leaky, th.Tensor] = {}
+
+    def count(neuron: Leaky, spikes: th.Tensor) -> None:
+        windows = spikes.sum(dim=0)
+        some_and_all = th.stack([(windows > 0).sum(), (windows == len(spikes)).sum()])
+        layers[neuron] = layers.get(neuron, th.zeros_like(some_and_all)) + some_and_all
+
+    _decide(policy, observations, count)
+    return [full / max(1, some) for some, full in (counts.tolist() for counts in layers.values())]
+
+
 def spike_windows(policy: BasePolicy, observations: PyTorchObs) -> list[th.Tensor]:
     """
     :param policy: a policy with spiking layers
@@ -84,7 +102,9 @@ class SpikeMonitor(BaseCallback):
 
     * ``firing_rate/layer_i``: mean spikes per neuron and step, in [0, 1];
     * ``silent_neurons/layer_i``: share of the neurons without any spike;
-    * ``saturated_neurons/layer_i``: share of the neurons with a spike at every step.
+    * ``saturated_neurons/layer_i``: share of the neurons with a spike at every step;
+    * ``saturated_windows/layer_i``: of the windows with a spike, one for each neuron and observation, the share with a spike
+      at every step. Near 1 the layer's neurons say yes or no, whatever the number of steps, and gradients hardly reach them.
 
     With ``figure_freq`` it also logs figures, which TensorBoard and wandb show: ``spikes/layer_i``, a raster of a few of the
     observations beside a histogram of the neurons' firing rates over the batch.
@@ -135,7 +155,7 @@ class SpikeMonitor(BaseCallback):
             self._last_logged = self.n_calls
             observations = self._observations()
             layers = spike_counts(self.model.policy, observations)
-            self._log(layers)
+            self._log(layers, saturated_windows(self.model.policy, observations))
             if self.figure_freq is not None and self.n_calls - self._last_drawn >= self.figure_freq:
                 self._last_drawn = self.n_calls
                 self._draw(layers, observations)
@@ -161,14 +181,15 @@ class SpikeMonitor(BaseCallback):
             return obs_as_tensor({key: array[tuple(rows)] for key, array in stored.items()}, self.model.device)
         return obs_as_tensor(stored[tuple(rows)], self.model.device)
 
-    def _log(self, layers: list[SpikeCounts]) -> None:
+    def _log(self, layers: list[SpikeCounts], saturated: list[float]) -> None:
         early = isinstance(self.model, OffPolicyAlgorithm) and self.model._n_updates < self.min_updates
-        for number, (counts, steps) in enumerate(layers, start=1):
+        for number, ((counts, steps), share) in enumerate(zip(layers, saturated, strict=True), start=1):
             name = f"layer_{number}"
             rate = counts.mean().item() / steps
             self.logger.record(f"firing_rate/{name}", rate)
             self.logger.record(f"silent_neurons/{name}", (counts == 0).float().mean().item())
             self.logger.record(f"saturated_neurons/{name}", (counts == steps).float().mean().item())
+            self.logger.record(f"saturated_windows/{name}", share)
             self._silent_batches[name] = 0 if rate > 0 or early else self._silent_batches.get(name, 0) + 1
             if self._silent_batches[name] == self.patience:
                 self.logger.warn(
