@@ -68,6 +68,13 @@ def test_saturated_windows_are_those_of_single_decisions():
     assert (layer.counts.tolist(), layer.steps) == ([4], 8)
 
 
+def test_growth_of_weights(import_benchmark):
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"net_arch": [256, 256]})
+    with th.no_grad():
+        model.q_net.features_extractor.dense[1].connection.weight.mul_(-3)
+    assert import_benchmark("saturation").growth(model) == pytest.approx([1.0, 3.0], rel=0.05)
+
+
 def test_logs_rate_silence_and_saturation():
     settings = {"num_steps": 4, "net_arch": [3, 2]}
     model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs=settings, learning_starts=900, buffer_size=1000)
