@@ -274,6 +274,11 @@ def test_numbers_are_those_of_the_recording(opened, pages):
         assert note.startswith(f"{100 * layer.rates()[5]:.1f}%")
 
 
+def test_energies_have_three_digits_and_a_unit(opened):
+    asked = "[0, 0.031, 1, 26.44, 999.7, 1.03e9, 2e15].map(joules).join()"
+    assert opened("minatar").ask(asked) == "0.00 pJ,0.0310 pJ,1.00 pJ,26.4 pJ,1.00 nJ,1.03 mJ,2.00e+3 J"
+
+
 def test_the_neurons_that_speak_for_an_action(opened, pages):
     browser = opened("minatar")
     (recording,) = pages("minatar")[0]

@@ -7,9 +7,12 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
+from matplotlib.ticker import EngFormatter
 
 from sb3_spiking.look.recording import Layer, Recording
 
+#: "1.03 mJ"
+joules = EngFormatter("J", places=2)
 #: simulation steps that a raster shows at least
 RASTER_STEPS = 96
 # Width of a panel of maps, its height being 1
@@ -140,8 +143,8 @@ class AgentPanels:
         decision = min(decision, recording.decisions - 1)
         if self._screen is not None and recording.frames is not None:
             self._screen.set_data(recording.frames[decision])
-        score, energy = recording.rewards[: decision + 1].sum(), recording.picojoules[: decision + 1].sum() / 1e6
-        self._text.set_text(f"decision {decision}   score {score:g}   {energy:.3g} µJ so far")
+        score, energy = recording.rewards[: decision + 1].sum(), recording.picojoules[: decision + 1].sum() / 1e12
+        self._text.set_text(f"decision {decision}   score {score:g}   {joules(energy)} so far")
         for layer, rates, (image, text, title) in zip(recording.layers, self._rates, self._images, strict=True):
             image.set_data(self._picture(layer, decision))
             text.set_text(f"{title}: {rates[decision]:.1%}")

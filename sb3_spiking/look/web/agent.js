@@ -7,8 +7,9 @@ const CHARTED = 8; // actions that a chart has lines for
 
 function joules(picojoules) {
   const units = ["pJ", "nJ", "µJ", "mJ", "J"];
-  const power = picojoules > 0 ? Math.min(units.length - 1, Math.floor(Math.log10(picojoules) / 3)) : 0;
-  return `${(picojoules / 1000 ** power).toPrecision(3)} ${units[power]}`;
+  const rounded = Number(picojoules.toPrecision(3));
+  const power = rounded > 1 ? Math.min(units.length - 1, Math.floor(Math.log10(rounded) / 3)) : 0;
+  return `${(rounded / 1000 ** power).toPrecision(3)} ${units[power]}`;
 }
 
 class Agent {
