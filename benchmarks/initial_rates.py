@@ -59,7 +59,7 @@ def observations(env: VecEnv) -> np.ndarray:
 def rates(model: BaseAlgorithm, seen: np.ndarray) -> str:
     """Mean spikes per neuron and step of each layer."""
     counts = spike_counts(model.policy, model.policy.obs_to_tensor(seen)[0])
-    return ", ".join(f"{100 * layer.counts.mean().item() / layer.steps:.1f}" for layer in counts)
+    return ", ".join(f"{100 * layer.firing_rate:.1f}" for layer in counts)
 
 
 def main() -> None:

@@ -117,7 +117,7 @@ def firing_rate(model: DQN) -> str:
         return ""
     assert model.replay_buffer is not None
     layers = spike_counts(model.policy, model.replay_buffer.sample(32).observations)
-    rates = [float(layer.counts.mean()) / layer.steps for layer in layers]
+    rates = [layer.firing_rate for layer in layers]
     return f"{sum(rates) / len(rates):.0%}"
 
 

@@ -44,7 +44,7 @@ def spiking_policy(num_steps: int, weight_scales: tuple[float, ...] = WEIGHT_SCA
 
 def firing_rates(policy: SpikingPolicy, observations: th.Tensor) -> list[float]:
     """Mean spikes per neuron and step of each layer."""
-    return [(counts.mean() / steps).item() for counts, steps in spike_counts(policy, observations)]
+    return [layer.firing_rate for layer in spike_counts(policy, observations)]
 
 
 def relu_policy() -> DQNPolicy:

@@ -107,7 +107,7 @@ def fit(policy: Any, frames: th.Tensor, positions: th.Tensor, updates: int, seed
     with th.no_grad():
         predicted = th.cat([policy.q_net(part) for part in frames[learned:].split(BATCH_SIZE)])
     layers = spike_counts(policy, frames[learned : learned + BATCH_SIZE])
-    rates = [float(layer.counts.mean()) / layer.steps for layer in layers]
+    rates = [layer.firing_rate for layer in layers]
     return explained(predicted, positions[learned:]).tolist(), rates
 
 

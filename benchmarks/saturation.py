@@ -16,7 +16,7 @@ from torch import nn
 
 from sb3_spiking.evaluation.agents import Agent, load_agent
 from sb3_spiking.snn.layers import SpikingLayer
-from sb3_spiking.training.callbacks import saturated_windows, spike_counts
+from sb3_spiking.training.callbacks import spike_counts
 
 DECISIONS = 300
 ENVS = 4
@@ -55,12 +55,10 @@ def main() -> None:
         agent = load_agent(folder, args.algo, args.env, load_best=args.load_best, device="cpu", trusted=True)
         policy = agent.model.policy
         observations, _ = policy.obs_to_tensor(played(agent))
-        numbers = zip(
-            spike_counts(policy, observations), saturated_windows(policy, observations), growth(agent.model), strict=True
-        )
-        for layer, ((counts, steps), saturated, grown) in enumerate(numbers, start=1):
-            rate, silent = counts.mean().item() / steps, (counts == 0).float().mean().item()
-            print(f"| {Path(folder).name} | {layer} | {rate:.1%} | {silent:.0%} | {saturated:.0%} | {grown:.1f} |")
+        layers = zip(spike_counts(policy, observations), growth(agent.model), strict=True)
+        for number, (layer, grown) in enumerate(layers, start=1):
+            shares = f"{layer.firing_rate:.1%} | {layer.silent_neurons:.0%} | {layer.saturated_windows:.0%}"
+            print(f"| {Path(folder).name} | {number} | {shares} | {grown:.1f} |")
 
 
 if __name__ == "__main__":

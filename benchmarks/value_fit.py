@@ -112,7 +112,7 @@ def fit(policy: Any, states: th.Tensor, values: th.Tensor, updates: int, seed: i
         "advantages": unexplained(predicted_advantages, advantages),
         "same": float((predicted.argmax(dim=1) == values.argmax(dim=1)).float().mean()),
         "gradient": gradient(policy),
-        "rates": [float(layer.counts.mean()) / layer.steps for layer in layers],
+        "rates": [layer.firing_rate for layer in layers],
     }
 
 

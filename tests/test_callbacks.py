@@ -9,7 +9,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_spiking import Cooldown, SlopeSchedule, SpikeMonitor, SpikingMLP, SpikingPolicy
 from sb3_spiking.snn.surrogates import Surrogate
-from sb3_spiking.training.callbacks import saturated_windows, spike_counts
+from sb3_spiking.training.callbacks import spike_counts
 
 TRAINING = {"learning_starts": 50, "buffer_size": 1000, "train_freq": 4, "batch_size": 4}
 
@@ -51,9 +51,10 @@ def test_counts_by_hand():
     # of 6 observations times 4 steps
     assert [(layer.counts.tolist(), layer.steps) for layer in layers] == [([24, 0, 18], 24), ([0, 24], 24)]
     # of the neurons that fire, one of two and the only one do so at every step
-    assert saturated_windows(model.policy, th.zeros(6, 4)) == [0.5, 1.0]
+    assert [(layer.firing_windows, layer.full_windows) for layer in layers] == [(12, 6), (6, 6)]
+    assert [layer.saturated_windows for layer in layers] == [0.5, 1.0]
     with_bias(model, 1, [-1.0, -1.0])
-    assert saturated_windows(model.policy, th.zeros(6, 4)) == [0.5, 0.0]
+    assert [layer.saturated_windows for layer in spike_counts(model.policy, th.zeros(6, 4))] == [0.5, 0.0]
 
 
 def test_saturated_windows_are_those_of_single_decisions():
@@ -63,9 +64,9 @@ def test_saturated_windows_are_those_of_single_decisions():
         model.q_net.features_extractor.dense[0].connection.weight.fill_(1.0)
         model.q_net.features_extractor.dense[0].connection.bias.zero_()
     observations = th.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]])
-    assert saturated_windows(model.policy, observations) == [1.0]
     (layer,) = spike_counts(model.policy, observations)
     assert (layer.counts.tolist(), layer.steps) == ([4], 8)
+    assert (layer.saturated_windows, layer.saturated_neurons) == (1.0, 0.0)
 
 
 def test_growth_of_weights(import_benchmark):

@@ -36,9 +36,7 @@ def played(request):
 
 
 def rates(model, seen):
-    return [
-        layer.counts.mean().item() / layer.steps for layer in spike_counts(model.policy, model.policy.obs_to_tensor(seen)[0])
-    ]
+    return [layer.firing_rate for layer in spike_counts(model.policy, model.policy.obs_to_tensor(seen)[0])]
 
 
 def test_with_pytorchs_initialisation(played):

@@ -1,7 +1,7 @@
 """SB3 callbacks: what spikes and what does not, a surrogate and a learning rate that change while the network learns."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch as th
@@ -20,16 +20,41 @@ from sb3_spiking.snn.surrogates import Surrogate
 _OBSERVATIONS_IN_A_FIGURE = 8
 
 
-class SpikeCounts(NamedTuple):
+@dataclass(frozen=True)
+class SpikeCounts:
     """
-    Spikes of one layer over a batch.
+    Spikes of one layer over a batch. A window is what a neuron does for one observation.
 
     :param counts: spikes of each neuron over the batch and the window, shape of the layer
     :param steps: simulation steps that these are out of: observations times steps of the window
+    :param firing_windows: windows with a spike
+    :param full_windows: windows with a spike at every step
     """
 
     counts: th.Tensor
     steps: int
+    firing_windows: int
+    full_windows: int
+
+    @property
+    def firing_rate(self) -> float:
+        """Mean spikes per neuron and step, in [0, 1]."""
+        return self.counts.mean().item() / self.steps
+
+    @property
+    def silent_neurons(self) -> float:
+        """Share of the neurons without any spike."""
+        return (self.counts == 0).float().mean().item()
+
+    @property
+    def saturated_neurons(self) -> float:
+        """Share of the neurons with a spike at every step."""
+        return (self.counts == self.steps).float().mean().item()
+
+    @property
+    def saturated_windows(self) -> float:
+        """Of the windows with a spike, the share with a spike at every step; 0 where nothing fires."""
+        return self.full_windows / max(1, self.firing_windows)
 
 
 def spike_counts(policy: BasePolicy, observations: PyTorchObs) -> list[SpikeCounts]:
@@ -42,29 +67,17 @@ def spike_counts(policy: BasePolicy, observations: PyTorchObs) -> list[SpikeCoun
 
     def count(neuron: Leaky, spikes: th.Tensor) -> None:
         # A layer may see the batch in parts
-        earlier = layers.get(neuron, SpikeCounts(th.zeros((), device=spikes.device), 0))
-        layers[neuron] = SpikeCounts(earlier.counts + spikes.sum(dim=(0, 1)), earlier.steps + spikes.shape[:2].numel())
+        earlier = layers.get(neuron, SpikeCounts(th.zeros((), device=spikes.device), 0, 0, 0))
+        windows = spikes.sum(dim=0)
+        layers[neuron] = SpikeCounts(
+            earlier.counts + windows.sum(dim=0),
+            earlier.steps + spikes.shape[:2].numel(),
+            earlier.firing_windows + int((windows > 0).sum()),
+            earlier.full_windows + int((windows == len(spikes)).sum()),
+        )
 
     _decide(policy, observations, count)
     return list(layers.values())
-
-
-def saturated_windows(policy: BasePolicy, observations: PyTorchObs) -> list[float]:
-    """
-    :param policy: a policy with spiking layers
-    :param observations: a batch as the policy takes it, shape (B, \\*)
-    :return: for each layer that fires in choosing an action, from the input to the output: of the windows with a spike, one
-        for each neuron and observation, the share with a spike at every step; 0 where nothing fires
-    """
-    layers: dict[Leaky, th.Tensor] = {}
-
-    def count(neuron: Leaky, spikes: th.Tensor) -> None:
-        windows = spikes.sum(dim=0)
-        some_and_all = th.stack([(windows > 0).sum(), (windows == len(spikes)).sum()])
-        layers[neuron] = layers.get(neuron, th.zeros_like(some_and_all)) + some_and_all
-
-    _decide(policy, observations, count)
-    return [full / max(1, some) for some, full in (counts.tolist() for counts in layers.values())]
 
 
 def spike_windows(policy: BasePolicy, observations: PyTorchObs) -> list[th.Tensor]:
@@ -155,7 +168,7 @@ class SpikeMonitor(BaseCallback):
             self._last_logged = self.n_calls
             observations = self._observations()
             layers = spike_counts(self.model.policy, observations)
-            self._log(layers, saturated_windows(self.model.policy, observations))
+            self._log(layers)
             if self.figure_freq is not None and self.n_calls - self._last_drawn >= self.figure_freq:
                 self._last_drawn = self.n_calls
                 self._draw(layers, observations)
@@ -181,16 +194,13 @@ class SpikeMonitor(BaseCallback):
             return obs_as_tensor({key: array[tuple(rows)] for key, array in stored.items()}, self.model.device)
         return obs_as_tensor(stored[tuple(rows)], self.model.device)
 
-    def _log(self, layers: list[SpikeCounts], saturated: list[float]) -> None:
+    def _log(self, layers: list[SpikeCounts]) -> None:
         early = isinstance(self.model, OffPolicyAlgorithm) and self.model._n_updates < self.min_updates
-        for number, ((counts, steps), share) in enumerate(zip(layers, saturated, strict=True), start=1):
+        for number, layer in enumerate(layers, start=1):
             name = f"layer_{number}"
-            rate = counts.mean().item() / steps
-            self.logger.record(f"firing_rate/{name}", rate)
-            self.logger.record(f"silent_neurons/{name}", (counts == 0).float().mean().item())
-            self.logger.record(f"saturated_neurons/{name}", (counts == steps).float().mean().item())
-            self.logger.record(f"saturated_windows/{name}", share)
-            self._silent_batches[name] = 0 if rate > 0 or early else self._silent_batches.get(name, 0) + 1
+            for value in ("firing_rate", "silent_neurons", "saturated_neurons", "saturated_windows"):
+                self.logger.record(f"{value}/{name}", getattr(layer, value))
+            self._silent_batches[name] = 0 if layer.counts.any() or early else self._silent_batches.get(name, 0) + 1
             if self._silent_batches[name] == self.patience:
                 self.logger.warn(
                     f"{name} of the spiking network has not fired once in {self.patience} batches in a row: what lies "
@@ -204,9 +214,9 @@ class SpikeMonitor(BaseCallback):
         few = slice(_OBSERVATIONS_IN_A_FIGURE)
         some = {key: part[few] for key, part in observations.items()} if isinstance(observations, dict) else observations[few]
         windows = spike_windows(self.model.policy, some)
-        for number, ((counts, steps), window) in enumerate(zip(layers, windows, strict=True), start=1):
+        for number, (layer, window) in enumerate(zip(layers, windows, strict=True), start=1):
             name = f"layer_{number}"
-            figure = spike_figure(window.cpu().numpy(), counts.flatten().cpu().numpy() / steps, name)
+            figure = spike_figure(window.cpu().numpy(), layer.counts.flatten().cpu().numpy() / layer.steps, name)
             # The terminal and tables have no place for it
             self.logger.record(f"spikes/{name}", Figure(figure, close=True), exclude=("stdout", "log", "json", "csv"))
 
