@@ -52,7 +52,7 @@ COLUMNS = {
 HEAD = """# Performance of the trained agents
 
 Spiking agents play about as well as ReLU agents of the same shape and training, and their decisions take a sixth to a half
-of the energy.
+of the energy. It is one chosen agent each; [results](docs/results.md) compares methods over seeds.
 
 ```bash
 python benchmarks/agents.py play
@@ -61,8 +61,9 @@ python benchmarks/agents.py play
 Spiking agents of `rl-trained-agents` and ReLU agents of `relu-agents`, of the same shape and trained with the same
 hyperparameters, {episodes} episodes each under the protocol of Liu et al. 2022 (epsilon {epsilon}, at most
 {max_steps:,} decisions). Of several seeds it is one with a good score, of MinAtar's spiking agents one of
-`cmc-if` or `cmc-if-wide`, two methods of [results](docs/results.md), which compares them.
-The agents of classic control were trained with T = 8; the hyperparameters of today have T = 4.
+`cmc-if` or `cmc-if-wide` of [results](docs/results.md): their neurons do not leak, those of today's hyperparameters do.
+The agents of classic control were trained with T = 8; the hyperparameters of today have T = 4. Breakout at full size has no
+ReLU agent here.
 `n_timesteps`: steps of the environment after which the agent was saved, at its best evaluation.
 Firing rates, spikes and energy are those of greedy decisions, energy as in [evaluation](docs/evaluation.md). Each
 folder has the command of its training and the evaluations during it. They play with RL Zoo's `enjoy` from a clone:

@@ -142,7 +142,7 @@ def test_the_readme_rounds_the_results():
     assert cells("README.md", r"\| training on Breakout")[1:] == ["100%", f"{of_relu:.0%}"]
 
     energies = [cells("benchmark.md", rf"\| MinAtar/Breakout-v1 +\| +{name} ")[-2] for name in ("ReLU", "spiking")]
-    assert cells("README.md", r"\| a decision")[1:] == [f"{float(each):.0f} nJ" for each in energies]
+    assert cells("README.md", r"\| energy of a decision")[1:] == [f"{float(each):.0f} nJ" for each in energies]
 
 
 def test_silent_units_are_those_of_the_results():
