@@ -75,16 +75,23 @@ class SpikingExtractor(BaseFeaturesExtractor):
         :return: firing rates over the window, spikes per step in [0, 1], shape (B, F); NaN for an observation that is not
             finite
         """
-        return self.window(observations).mean(dim=0) + nan_where_not_finite(observations, self._observation_space)
+        if self.settings.readout != "rate":
+            raise ValueError(
+                f"readout={self.settings.readout!r}: a features extractor gives firing rates, expected readout='rate'; "
+                "others are for SpikingPolicy"
+            )
+        window = self.delayed(self.window(observations))
+        return window.mean(dim=0) + nan_where_not_finite(observations, self._observation_space)
 
-    def neurons(self, count: int) -> list[dict[str, Any]]:
+    def neurons(self, count: int, depth: int | None = None) -> list[dict[str, Any]]:
         """
         :param count: spiking layers of the body
+        :param depth: how many of them spikes pass on the longest way; None for all
         :return: Leaky settings of each; those of the readout's neurons, if it has some, go to
             ``output_neuron_settings``
         """
         readout = READOUTS[self.settings.readout]
-        neurons = self.settings.neurons(count + (readout.neuron is not None))
+        neurons = self.settings.neurons(count + (readout.neuron is not None), count if depth is None else depth)
         self.output_neuron_settings = None if readout.neuron is None else {**neurons.pop(), **readout.neuron}
         return neurons
 
@@ -275,7 +282,8 @@ class SpikingCombinedExtractor(SpikingExtractor):
         images = image_keys(observation_space, normalized_image)
         units = self.settings.net_arch or ()
         per_image = len(self.settings.conv_layers or ()) + 1
-        neurons = self.neurons(per_image * len(images) + len(units))
+        # Images go side by side
+        neurons = self.neurons(per_image * len(images) + len(units), per_image * bool(images) + len(units))
         in_features = 0
         cnns: dict[str, nn.Module] = {}
         for key, space in observation_space.spaces.items():

@@ -60,8 +60,12 @@ class SpikingQNetwork(QNetwork):
         self.common_mode: nn.Module | None = None
         self._common_mode_shape = common_mode
         if common_mode is not None:
-            shape = {name: getattr(self.settings, name) for name in SHAPE_SETTINGS}
-            relu = ReluExtractor(observation_space, not normalize_images, **{**shape, **common_mode})
+            shape = {name: getattr(self.settings, name) for name in SHAPE_SETTINGS} | common_mode
+            like = None if "conv_layers" in common_mode else type(features_extractor)
+            try:
+                relu = ReluExtractor(observation_space, not normalize_images, like, **shape)
+            except ValueError as error:
+                raise ValueError(f"common_mode={common_mode!r}: {error}") from error
             self.common_mode = nn.Sequential(relu, nn.Linear(relu.features_dim, 1))
         self._chooser: tuple[SpikingQNetwork, ...] = ()
 
@@ -215,7 +219,7 @@ class SpikingPolicy(DQNPolicy):
             )
         resolved = features_extractor_class.resolve(observation_space, not normalize_images, **settings)
         self.common_mode = common_mode
-        self._chosen = {name for name, value in settings.items() if value is not None} - {"preset"}
+        self._chosen = {name for name, value in settings.items() if value is not None}
         super().__init__(
             observation_space,
             action_space,
@@ -271,6 +275,9 @@ class SpikingPolicy(DQNPolicy):
                 saved = replace(saved, gradients=self.settings.gradients)
             differences = self.settings.differences(saved)
             if differences and not self._chosen & set(differences):
+                if "preset" in self._chosen:
+                    listed = ", ".join(f"{name}={value!r}" for name, (_, value) in differences.items())
+                    warnings.warn(f"the saved network is not that of the preset: it has {listed}, and stays so", stacklevel=2)
                 self._rebuild(saved)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 

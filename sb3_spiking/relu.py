@@ -79,13 +79,22 @@ class ReluExtractor(BaseFeaturesExtractor):
 
     :param observation_space: observation space
     :param normalized_image: whether images come in [0, 1] already, as in SB3's ``NatureCNN``
+    :param like: a spiking body whose layers it has; None for what a spiking policy would choose
     :param settings: those of :class:`~sb3_spiking.settings.SpikingSettings` that shape a network: ``conv_layers``, ``layout``,
         ``features_dim`` and ``net_arch``
     :raises ValueError: for wrong settings, or an observation space that the body does not take
     """
 
-    def __init__(self, observation_space: gym.Space, normalized_image: bool = False, **settings: Any) -> None:
-        spiking = choose_extractor(observation_space, normalized_image, bool(settings.get("conv_layers")))
+    def __init__(
+        self,
+        observation_space: gym.Space,
+        normalized_image: bool = False,
+        like: type[SpikingExtractor] | None = None,
+        **settings: Any,
+    ) -> None:
+        spiking = next((each for each in like.__mro__ if each in _BODIES), None) if like is not None else None
+        if spiking is None:
+            spiking = choose_extractor(observation_space, normalized_image, bool(settings.get("conv_layers")))
         unknown = set(settings) - set(SHAPE_SETTINGS)
         if unknown:
             raise ValueError(f"{', '.join(sorted(unknown))}: a ReLU network takes {', '.join(SHAPE_SETTINGS)} alone")

@@ -232,23 +232,28 @@ class SpikingSettings:
         given = {name: value for name, value in given.items() if value is not None}
         chosen: dict[str, Any] = {"spike_grad": cls.spike_grad}
         for layer in (defaults, PRESETS.get(preset or "", {}), given):
-            if layer.get("spike_grad", chosen["spike_grad"]) != chosen["spike_grad"]:
-                chosen.pop("slope", None)
+            before, names = chosen["spike_grad"], layer.get("spike_grad", chosen["spike_grad"])
+            if names != before:
+                slope = chosen.pop("slope", None)
+                if isinstance(names, (list, tuple)) and not isinstance(slope, (list, tuple)):
+                    chosen["slope"] = [slope if name == before else None for name in names]
             chosen.update(layer)
         rates = "gradients" in given or all(_is_covered(name, chosen[name]) for name in _COVERED_BY_RATES if name in chosen)
         return cls(**chosen if rates else {**chosen, "gradients": "exact"})
 
-    def neurons(self, count: int) -> list[dict[str, Any]]:
+    def neurons(self, count: int, depth: int | None = None) -> list[dict[str, Any]]:
         """
         :param count: number of spiking layers
+        :param depth: how many of them spikes pass on the longest way to the readout; None for all
         :return: keyword arguments of each layer's :class:`~sb3_spiking.snn.neurons.Leaky`
         :raises ValueError: for a setting with another number of values, or a window that ends before spikes reach the
             readout
         """
-        if self.layer_delay and self.num_steps <= count:
+        depth = count if depth is None else depth
+        if self.layer_delay and self.num_steps <= depth:
             raise ValueError(
-                f"num_steps={self.num_steps}, layer_delay=True: spikes take a step for each of {count} spiking layers to "
-                f"reach the readout; expected num_steps of at least {count + 1}"
+                f"num_steps={self.num_steps}, layer_delay=True: spikes take a step for each of {depth} spiking layers to "
+                f"reach the readout; expected num_steps of at least {depth + 1}"
             )
         layers: list[dict[str, Any]] = [{} for _ in range(count)]
         for name in NEURON_SETTINGS:

@@ -107,7 +107,9 @@ def test_the_cost_is_what_is_new(tmp_path):
     assert all(later["first"] == earlier["count"] - 1 for earlier, later in itertools.pairwise(parts))
     assert parts[-1]["count"] == 1200
     files = {path.name for path in (tmp_path / "checkpoint").iterdir()}
-    assert files == {MANIFEST, "model-1200.zip", *(part["file"] for part in parts)}
+    manifest = json.loads((tmp_path / "checkpoint" / MANIFEST).read_text())
+    assert manifest["model"].startswith("model-1200-")
+    assert files == {MANIFEST, manifest["model"], *(part["file"] for part in parts)}
 
 
 def test_in_mid_episode_the_transition_ends(tmp_path):
@@ -217,7 +219,8 @@ def test_other_files_in_the_folder_stay(tmp_path):
     agent, checkpoint = make_agent(), Checkpoint(50, tmp_path)
     agent.learn(200, callback=checkpoint)
     agent.learn(100, reset_num_timesteps=False, callback=checkpoint)  # once more with the same callback
-    assert {path.name for path in tmp_path.iterdir()} >= {"notes.txt", "best_model.zip", MANIFEST, "model-300.zip"}
+    assert {path.name for path in tmp_path.iterdir()} >= {"notes.txt", "best_model.zip", MANIFEST}
+    assert [path.name[:10] for path in tmp_path.glob("model*")] == ["model-300-"]
 
 
 def test_several_environments_are_saved_as_often_as_asked(tmp_path):

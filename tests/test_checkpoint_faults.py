@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from small_agents import DictEnv, change_manifest, make_agent
 from stable_baselines3 import DQN, SAC
@@ -48,6 +49,24 @@ def test_a_full_disk_and_a_read_only_folder(tmp_path, monkeypatch):
     other = make_agent()
     assert restore(other, folder, Checkpoint(50, folder)) == 500
     assert np.array_equal(other.replay_buffer.rewards, agent.replay_buffer.rewards)
+
+
+def test_a_failure_at_a_step_that_was_saved_before_costs_no_checkpoint(tmp_path, monkeypatch):
+    """A second training with the same callback begins to count anew: its files have other names than those that count."""
+    checkpoint, agent = Checkpoint(10**6, tmp_path), make_agent()
+    agent.learn(200, callback=checkpoint)
+    saved = {name: value.clone() for name, value in agent.policy.state_dict().items() if isinstance(value, th.Tensor)}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sb3_spiking.training.checkpoint.replace_file", full)
+    with pytest.warns(UserWarning, match="The one before is still there"):
+        agent.learn(200, callback=checkpoint)
+    other = make_agent()
+    assert restore(other, tmp_path, Checkpoint(50, tmp_path)) == 200
+    state = other.policy.state_dict()
+    assert all(th.equal(state[name], value) for name, value in saved.items())
 
 
 def test_wrong_use(tmp_path):

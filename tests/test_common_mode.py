@@ -12,7 +12,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import NatureCNN
 from torch.nn import functional as F
 
-from sb3_spiking import ReluExtractor, SpikingPolicy, without_common_mode
+from sb3_spiking import ReluExtractor, SpikingMLP, SpikingNatureCNN, SpikingPolicy, without_common_mode
 from sb3_spiking.evaluation.operations import OperationCounter
 
 IMAGE = spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -152,6 +152,27 @@ def test_wrong_values(value):
         SpikingPolicy(spaces.Box(-1, 1, (4,)), spaces.Discrete(2), lambda _: 0.0, common_mode=value)
     with pytest.raises(ValueError, match="expected an agent trained with common_mode=True"):
         without_common_mode(DQN("MlpPolicy", "CartPole-v1", **TRAINING))
+
+
+def test_compensation_has_the_shape_of_the_body_that_was_chosen():
+    image, grid = spaces.Box(0, 255, (12, 12, 3), np.uint8), spaces.Box(0, 1, (10, 10, 4), bool)
+    for space, body, settings in (
+        (image, SpikingMLP, {"net_arch": [16]}),
+        (grid, SpikingNatureCNN, {"conv_layers": [], "layout": "hwc", "features_dim": 16}),
+        (grid, type("Mine", (SpikingNatureCNN,), {}), {"conv_layers": [(4, 3, 1)], "layout": "hwc", "features_dim": 16}),
+    ):
+        q_net = SpikingPolicy(
+            space, spaces.Discrete(3), lambda _: 1e-3, features_extractor_class=body, common_mode=True, **settings
+        ).q_net
+        shapes = [parameter.shape for parameter in q_net.features_extractor.parameters()]
+        assert [parameter.shape for parameter in q_net.common_mode[0].parameters()] == shapes
+
+
+def test_a_shape_that_does_not_fit_is_said_to_be_the_compensations():
+    grid = spaces.Box(0, 1, (10, 10, 4), bool)
+    settings = {"conv_layers": [(4, 3, 1)], "layout": "hwc", "features_dim": 16, "common_mode": {"conv_layers": []}}
+    with pytest.raises(ValueError, match=r"^common_mode=\{'conv_layers': \[\]\}: net_arch=\[\]: expected at least one layer"):
+        SpikingPolicy(grid, spaces.Discrete(3), lambda _: 1e-3, **settings)
 
 
 @pytest.mark.parametrize("common_mode", [True, {"net_arch": [8]}])

@@ -47,6 +47,24 @@ def test_q_values_depend_on_the_observation_and_not_on_gradients(name, delay):
         th.testing.assert_close(q_net(observations), with_gradients.detach())
 
 
+LAYERS = {"vector": 2, "image": 2, "dict of vectors": 2, "dict with two images": 4}
+TWO_IMAGES = spaces.Dict({"a": VECTOR, "i": IMAGE, "j": IMAGE})
+
+
+@pytest.mark.parametrize("readout", ["rate", "spike", "max_membrane"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_window_is_long_enough_where_the_first_spikes_reach_the_readout(name, readout):
+    """Images of a Dict go side by side, and output neurons see spikes in the step in which they come."""
+    space = TWO_IMAGES if name == "dict with two images" else SPACES[name]
+    body = {} if name.startswith(("vector", "dict of")) else {"conv_layers": [(8, 6, 3)], "features_dim": 64}
+    settings = {**body, "net_arch": [32] if name == "image" else [32, 32], "input_scale": 12.0, "readout": readout}
+    depth = LAYERS[name] + (name == "image")
+    layers = policy(space, layer_delay=True, num_steps=depth + 1, **settings)
+    assert layers.q_net(batch(space)).std(dim=0).max() > 0
+    with pytest.raises(ValueError, match=f"a step for each of {depth} spiking layers .* at least {depth + 1}"):
+        policy(space, layer_delay=True, num_steps=depth, **settings)
+
+
 def test_what_comes_from_the_observation_is_not_delayed_and_what_comes_from_an_image_is():
     space = SPACES["dict with an image"]
     body = policy(space, layer_delay=True, net_arch=[16]).q_net.features_extractor

@@ -12,6 +12,7 @@ from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.logger import configure
 
 from sb3_spiking import (
+    SpikingMLP,
     SpikingNatureCNN,
     SpikingPolicy,
 )
@@ -130,6 +131,30 @@ def test_the_body_serves_other_algorithms(algorithm, tmp_path):
     rates = rates[0] if isinstance(rates, tuple) else rates
     assert rates.shape == (1, 16)
     assert th.equal((rates * 3).round(), rates * 3)  # spikes of three steps
+
+
+@pytest.mark.parametrize("readout", ["spike", "max_membrane"])
+def test_features_are_firing_rates(readout):
+    body = {"features_extractor_class": SpikingMLP, "features_extractor_kwargs": {"net_arch": [8], "readout": readout}}
+    with pytest.raises(
+        ValueError, match=f"readout='{readout}': a features extractor gives firing rates, expected readout='rate'"
+    ):
+        PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, policy_kwargs={**body, "net_arch": []}).learn(8)
+
+
+def test_a_preset_that_the_saved_network_does_not_have_is_said(recwarn):
+    saved = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"net_arch": [8]}).get_parameters()
+    other = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"net_arch": [8], "preset": "liu2022"})
+    with pytest.warns(
+        UserWarning, match=r"the saved network is not that of the preset: it has num_steps=4, beta=1.0, .*stays so"
+    ):
+        other.set_parameters(saved)
+    assert other.policy.settings.num_steps == 4
+    same = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"net_arch": [8], "preset": "liu2022"})
+    same.set_parameters(
+        DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"net_arch": [8], "preset": "liu2022"}).get_parameters()
+    )
+    assert not recwarn.list
 
 
 def test_double_dqn_trains_on_its_own_target(tmp_path):

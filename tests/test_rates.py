@@ -93,6 +93,23 @@ def test_deep_networks_are_exact_where_spikes_have_one_derivative(space, delay, 
     assert_equal(*both(space, num_steps=7, layer_delay=delay, readout=readout, **settings, **neuron))
 
 
+@pytest.mark.parametrize("delay", [False, True])
+@pytest.mark.parametrize("reset", RESETS)
+def test_one_layer_as_features_is_exact(reset, delay):
+    """Of a body in PPO and the like, which has no readout behind it."""
+    settings = {"reset_mechanism": reset[0], "reset_delay": reset[1], "beta": 0.7, "num_steps": 5, "layer_delay": delay}
+    grads = []
+    for gradients in ("exact", "rates"):
+        th.manual_seed(0)
+        body = SpikingMLP(VECTOR, net_arch=[20], gradients=gradients, **settings).double()
+        features = body(th.linspace(-2, 2, 24, dtype=th.float64).reshape(6, 4))
+        spikes = body.window(th.linspace(-2, 2, 24, dtype=th.float64).reshape(6, 4))
+        assert th.equal(features * 5, spikes[: 4 if delay else 5].sum(dim=0))
+        (features * th.arange(20)).sum().backward()
+        grads.append({name: parameter.grad for name, parameter in body.named_parameters()})
+    assert_equal(*grads)
+
+
 def test_shares():
     # Without leak, what goes in at the first of three steps is in the membrane at all three, and so on
     assert rates.input_shares((1 / 3, 1 / 3, 1 / 3), 1.0) == pytest.approx((3 / 6, 2 / 6, 1 / 6))

@@ -79,6 +79,12 @@ def test_none_is_the_default():
         ({"preset": "liu2022", "spike_grad": "fast_sigmoid"}, 25.0),
         ({"spike_grad": ["atan", "fast_sigmoid", "heaviside"]}, (2.0, 25.0, None)),
         ({"spike_grad": ["atan", "sigmoid"], "slope": 3.0}, (3.0, 3.0)),
+        # of each layer the slope that one value would have
+        ({"defaults": {"slope": 5.0}, "spike_grad": ["fast_sigmoid", "fast_sigmoid"]}, (5.0, 5.0)),
+        ({"defaults": {"slope": 5.0}, "spike_grad": ["fast_sigmoid", "atan"]}, (5.0, 2.0)),
+        ({"defaults": {"slope": [5.0, 6.0]}, "spike_grad": ["fast_sigmoid", "atan"]}, (25.0, 2.0)),
+        ({"preset": "liu2022", "spike_grad": ["atan", "fast_sigmoid"]}, (2.0, 25.0)),
+        ({"defaults": {"slope": 5.0}, "spike_grad": ["fast_sigmoid", "atan"], "slope": [None, 9.0]}, (25.0, 9.0)),
         ({"slope": [1.0, None]}, (1.0, 25.0)),
     ],
 )

@@ -163,6 +163,17 @@ def test_settings_for_each_layer_keep_the_layers():
     assert sampled["policy_kwargs"]["beta"] == [0.5, 0.6]
 
 
+def test_windows_with_delays_stay_long_enough():
+    base = {"net_arch": [8, 8, 8, 8], "layer_delay": True, "num_steps": 5}
+    for seed in range(5):
+        trials = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+        trials.set_user_attr("policy", str(SpikingPolicy))
+        trials.set_user_attr("policy_kwargs", str(base))
+        settings = sample_dqn_params(trials.ask(), 1, 1, dict(ADDITIONAL))["policy_kwargs"]
+        assert (settings["net_arch"], settings["num_steps"]) == ([8, 8, 8, 8], 5)
+        DQN(SpikingPolicy, "CartPole-v1", policy_kwargs=settings)
+
+
 def test_search_refuses_what_it_cannot_read_back():
     trial = study(SpikingPolicy, {"features_extractor_class": DQN}).ask()
     with pytest.raises(ValueError, match="policy_kwargs made of numbers, strings, lists and dicts only"):

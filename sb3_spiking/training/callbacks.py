@@ -225,7 +225,8 @@ class SlopeSchedule(BaseCallback):
     """
     Changes the steepness of the surrogate gradients while a network learns, geometrically from one value to another, and logs
     it as ``train/slope``. Shallow surrogates reach neurons far below the threshold, steep ones come closer to the true step:
-    Van den Berghe et al. 2025 (arXiv 2510.24461) start shallow. Spikes and values do not depend on it.
+    Van den Berghe et al. 2025 (arXiv 2510.24461) start shallow. Spikes and values do not depend on it, and at the end of the
+    training the slope of the settings is back.
 
     :param initial: steepness at the start, above 0
     :param final: steepness at the end, above 0
@@ -245,7 +246,8 @@ class SlopeSchedule(BaseCallback):
 
     def _init_callback(self) -> None:
         leaky = [module for module in self.model.policy.modules() if isinstance(module, Leaky)]
-        self._neurons = [neuron for neuron in leaky if neuron.spike_grad.slope is not None]
+        # With the surrogate of their settings, which they get back
+        self._neurons = {neuron: neuron.spike_grad for neuron in leaky if neuron.spike_grad.slope is not None}
         if not self._neurons:
             raise ValueError(f"SlopeSchedule: no surrogate in {type(self.model.policy).__name__} has a steepness")
 
@@ -256,6 +258,10 @@ class SlopeSchedule(BaseCallback):
         for neuron in self._neurons:
             neuron.spike_grad = Surrogate(neuron.spike_grad.name, slope)
         self.logger.record("train/slope", slope)
+
+    def _on_training_end(self) -> None:
+        for neuron, surrogate in self._neurons.items():
+            neuron.spike_grad = surrogate
 
     def _on_step(self) -> bool:
         return True

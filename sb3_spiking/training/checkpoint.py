@@ -28,11 +28,20 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_spiking.errors import AgentError
 from sb3_spiking.files import replace_file
 from sb3_spiking.sharing.archive import parse_json, read_agent
-from sb3_spiking.training.manifest import FOLDER, FORMAT, MANIFEST, NUMBERS, check_files, check_numbers, digest, read_manifest
+from sb3_spiking.training.manifest import (
+    FOLDER,
+    FORMAT,
+    MANIFEST,
+    NUMBERS,
+    check_files,
+    check_numbers,
+    read_manifest,
+    seal,
+)
 from sb3_spiking.training.replay_files import BUFFERS, ReplayFiles
 
 # Names of the files that belong to checkpoints, whole or not
-_OURS = re.compile(r"\.?(model-\d+\.zip|replay-\d+-\d+\.npz|checkpoint\.json)")
+_OURS = re.compile(r"\.?(model-\d+(-\w+)?\.zip|replay-\d+-\d+(-\w+)?\.npz|checkpoint\.json)")
 
 # Of the last step, as large as they are: a training that goes on begins with a reset
 _OBSERVATIONS = ("_last_obs", "_last_original_obs")
@@ -147,17 +156,16 @@ class Checkpoint(BaseCallback):
         assert self.folder is not None
         model, steps = self.model, self.model.num_timesteps
         replay = self._replay.write()
-        archive = self.folder / f"model-{steps}.zip"
-        draft = self.folder / f".{archive.name}"
+        draft = self.folder / f".model-{steps}.zip"
         with draft.open("wb") as file:
             model.save(file, exclude=_OBSERVATIONS)
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(archive)
+        archive, archive_digest = seal(draft)
         manifest = {
             "format": FORMAT,
-            "model": archive.name,
-            "digest": digest(archive),
+            "model": archive,
+            "digest": archive_digest,
             "numbers": {name: getattr(model, name) for name in NUMBERS if hasattr(model, name)},
             "episodes": [dict(episode) for episode in model.ep_info_buffer or ()],
             "random": {

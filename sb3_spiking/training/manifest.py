@@ -31,6 +31,20 @@ def digest(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
+def seal(draft: Path) -> tuple[str, str]:
+    """
+    Give a whole file the name that it keeps. It has a part of the digest in it: no other file can take the place of one that a
+    manifest names.
+
+    :param draft: the file, its name beginning with a dot
+    :return: its new name and its digest
+    """
+    whole = digest(draft)
+    kept = draft.with_name(f"{draft.stem[1:]}-{whole[:8]}{draft.suffix}")
+    draft.replace(kept)
+    return kept.name, whole
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """
     :param folder: of a checkpoint

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 
-from sb3_spiking.training.manifest import digest
+from sb3_spiking.training.manifest import seal
 from sb3_spiking.training.replay import FrameStackReplayBuffer
 
 #: Replays whose rows are known
@@ -54,13 +54,13 @@ class ReplayFiles:
         if count > self.count or not self.parts:
             # One row more than what is new, which FrameStackReplayBuffer completes late
             first = max(self.count - 1, oldest)
-            name = f"replay-{first}-{count}.npz"
-            with (self.folder / f".{name}").open("wb") as file:
+            draft = self.folder / f".replay-{first}-{count}.npz"
+            with draft.open("wb") as file:
                 np.savez(file, **_rows(self.buffer, np.arange(first, count)))  # type: ignore[arg-type]
                 file.flush()
                 os.fsync(file.fileno())
-            (self.folder / f".{name}").replace(self.folder / name)
-            self.parts = [*self.parts, {"file": name, "digest": digest(self.folder / name), "first": first, "count": count}]
+            name, name_digest = seal(draft)
+            self.parts = [*self.parts, {"file": name, "digest": name_digest, "first": first, "count": count}]
             self.count = count
         self.parts = [part for part in self.parts if part["count"] > oldest]
         return {"parts": self.parts, "count": count, "kind": type(self.buffer).__name__}

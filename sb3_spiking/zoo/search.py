@@ -65,7 +65,8 @@ def _with_spiking(hyperparams: dict[str, Any], params: dict[str, Any]) -> dict[s
     base = _read("policy_kwargs", params[_BASE])
     searched = {name: params[name] for name in _searched(base)}
     sampled = hyperparams["policy_kwargs"]
-    if any(isinstance(base.get(name), (list, tuple)) for name in NEURON_SETTINGS):  # one for each layer: the layers stay
+    # One value for each layer, or a step: the layers stay
+    if base.get("layer_delay") or any(isinstance(base.get(name), (list, tuple)) for name in NEURON_SETTINGS):
         sampled = {name: value for name, value in sampled.items() if name != "net_arch"}
     hyperparams = {**hyperparams, "policy_kwargs": {**base, **sampled, **searched}}
     if _REPLAY in params:  # whose gamma is that of n-step returns
@@ -81,12 +82,14 @@ def _read(name: str, text: str) -> dict[str, Any]:
 
 
 def _searched(policy_kwargs: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
-    """The part of the search space that has a meaning for a network: a setting given per layer stays as it is."""
+    """
+    The part of the search space that has a meaning for a network: a setting given per layer stays as it is, and so does the
+    window where spikes take a step for each layer.
+    """
     chosen = {**PRESETS.get(policy_kwargs.get("preset", ""), {}), **policy_kwargs}
     spike_grad = chosen.get("spike_grad", SpikingSettings().spike_grad)
     has_slope = isinstance(spike_grad, str) and SURROGATES[spike_grad].default_slope is not None
-    return {
-        name: choices
-        for name, choices in SEARCH_SPACE.items()
-        if not isinstance(chosen.get(name), (list, tuple)) and (name != "slope" or has_slope)
-    }
+    fixed = {name for name, value in chosen.items() if isinstance(value, (list, tuple))}
+    fixed |= set() if has_slope else {"slope"}
+    fixed |= {"num_steps"} if chosen.get("layer_delay") else set()
+    return {name: choices for name, choices in SEARCH_SPACE.items() if name not in fixed}
