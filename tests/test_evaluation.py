@@ -172,6 +172,51 @@ def test_atari_decisions_cost_what_they_fire(atari):
     assert readout.accumulates == dense.spikes * 6
 
 
+def test_a_limit_of_time_outside_of_monitor_ends_an_episode(agent):
+    wrapper = {"gymnasium.wrappers.TimeLimit": {"max_episode_steps": 5}}
+    limited = dataclasses.replace(agent, hyperparams={**agent.hyperparams, "env_wrapper": [wrapper]})
+    for protocol in PROTOCOLS.values():
+        short = dataclasses.replace(protocol, epsilon=0.0)
+        episodes = list(run_episodes(limited, short, range(3)))
+        assert [(episode.score, episode.steps) for episode in episodes] == [(5.0, 5)] * 3
+
+
+def test_random_play_is_that_of_the_reference(relu_run, tmp_path, in_process):
+    for folder, limit in (("short", 10), ("long", 500)):
+        shutil.copytree(relu_run / "relu/dqn/CartPole-v1_1", tmp_path / folder / "dqn/CartPole-v1_1")
+        (tmp_path / folder / "dqn/CartPole-v1_1/CartPole-v1/config.yml").write_text(
+            f"env_kwargs: {{max_episode_steps: {limit}}}\n"
+        )
+    relative = []
+    for folders in ("short long", "long short"):
+        in_process("evaluate", f"--env CartPole-v1 -f {folders} --episodes 3 --relative-to long -o {folders[0]}", tmp_path)
+        table = pd.read_csv(tmp_path / folders[0] / "summary.csv").set_index("agent")
+        relative.append(table["relative"].sort_index().tolist())
+    assert relative[0] == relative[1]
+
+
+def test_numbers_take_the_bits_that_their_energy_has(agent, tmp_path):
+    rows = evaluate([agent], SHORT, tmp_path, seeds=[0], energy="45nm-int8-memory")
+    _, layers = summarise([agent], rows, {}, {})
+    assert list(layers["weight_bytes"]) == [160, 1056, 66]
+
+
+@pytest.mark.parametrize("readout", ["spike", "max_membrane"])
+def test_neurons_that_are_read_have_no_firing_rate(tmp_path, readout):
+    run = tmp_path / "logs/dqn/CartPole-v1_1/CartPole-v1"
+    run.mkdir(parents=True)
+    (run / "config.yml").write_text("policy: MlpPolicy\n")
+    settings = {"net_arch": [8], "num_steps": 4, "readout": readout, "input_scale": 8.0}
+    DQN(SpikingPolicy, "CartPole-v1", policy_kwargs=settings, seed=0).save(run.with_name("CartPole-v1.zip"))
+    agent = load_agent(tmp_path / "logs", "dqn", "CartPole-v1")
+    summary, layers = summarise([agent], evaluate([agent], SHORT, tmp_path / "out", seeds=[0]), {}, {})
+    hidden, output = layers["firing_rate"]
+    assert hidden > 0
+    expected = hidden if readout == "max_membrane" else (8 * hidden + 2 * output) / 10
+    assert summary["firing_rate"].item() == pytest.approx(expected)
+    assert math.isnan(output) == (readout == "max_membrane")
+
+
 def test_intervals_by_hand():
     # t of 0.975 with two degrees of freedom is 4.302653
     assert interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
@@ -186,6 +231,7 @@ def test_what_an_episode_can_give():
     assert score_limits("CartPole-v1") == (0, 500)
     assert score_limits("PongNoFrameskip-v4") == score_limits("ALE/Pong-v5") == (-21, 21)
     assert score_limits("BreakoutNoFrameskip-v4") == score_limits("LunarLander-v3") == (-math.inf, math.inf)
+    assert score_limits("CartPole-v1", {"max_episode_steps": 1000}) == (-math.inf, math.inf)
 
 
 def test_published_scores():
@@ -402,6 +448,7 @@ def test_robustness_command_survives_a_kill(relu_run):
         ("robustness", "-f relu --perturbations quantisation --levels 32 1", "--levels 1: quantisation takes 2 to 24 bits"),
         ("robustness", "-f relu --perturbations mask --levels 150", "--levels 150: mask takes a percentage"),
         ("robustness", "-f relu --perturbations mask --levels 8 8", "--levels 8 8: each level once"),
+        ("robustness", "-f relu --perturbations mask mask", "--perturbations mask mask: each once"),
         ("evaluate", "-f relu relu", "is named twice"),
         ("evaluate", "-f relu --seed 1 1", "each seed once"),
         ("evaluate", "-f relu --seed -1", "--seed: -1: expected 0 to"),

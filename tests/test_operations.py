@@ -8,7 +8,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.dqn.policies import CnnPolicy, MlpPolicy
 from torch import nn
 
-from sb3_spiking import SpikingPolicy
+from sb3_spiking import SpikingMLP, SpikingPolicy
 from sb3_spiking.evaluation.operations import ENERGIES, Energy, OperationCounter, _uses
 
 VECTOR = spaces.Box(-1, 1, (4,))
@@ -64,6 +64,39 @@ def test_a_spiking_network_accumulates_once_for_each_spike_and_connection():
     assert (first.steps, first.decays, first.parameters) == (4, False, 10)
     assert first.picojoules(Energy(10.0, 1.0)).tolist() == [8 * 10.0 + 8 * 1.0] * 3
     assert second.picojoules(Energy(10.0, 1.0)).tolist() == [12 + 12] * 3
+
+
+def test_zeros_and_ones_of_an_observation_are_numbers_with_one_step_too():
+    body = {"features_extractor_class": SpikingMLP, "features_extractor_kwargs": {"net_arch": [3], "num_steps": 1}}
+    policy = PPO("MlpPolicy", "CartPole-v1", policy_kwargs={**body, "net_arch": []}).policy
+    for observations in (th.tensor([[1.0, 0, 1, 1]]), th.tensor([[1.0, 0, 1, 1], [0.5, 0, 0, 0]])):
+        with OperationCounter(policy) as counter, th.no_grad():
+            policy(observations)
+            assert lists(counter.layers[0])[:2] == [[12.0] * len(observations), [0.0] * len(observations)]
+
+
+def test_each_image_of_a_dict_is_multiplied_once():
+    image = spaces.Box(0, 255, (1, 8, 8), np.uint8)
+    space = spaces.Dict({"a": image, "b": image})
+    settings = {"conv_layers": [(2, 3, 1)], "features_dim": 4, "net_arch": [3], "num_steps": 1}
+    policy = SpikingPolicy(space, spaces.Discrete(2), lambda _: 0.0, **settings)
+    black_and_white = {key: th.full((1, 1, 8, 8), 255, dtype=th.uint8) for key in space.spaces}
+    first, _, second, *_ = counted(policy, black_and_white)
+    for layer in (first, second):
+        assert lists(layer)[:2] == [[6 * 6 * 9 * 2.0], [0.0]]
+
+
+@pytest.mark.parametrize("policy_class", ["spiking", "relu"])
+def test_booleans_that_were_normalised_are_no_spikes(policy_class):
+    space = spaces.Box(0, 1, (4,), bool)
+    if policy_class == "relu":
+        policy = MlpPolicy(space, spaces.Discrete(2), lambda _: 0.0, net_arch=[3])
+    else:
+        policy = SpikingPolicy(space, spaces.Discrete(2), lambda _: 0.0, net_arch=[3], num_steps=4)
+    first, *_ = counted(policy, th.tensor([[1.2, -0.8, 1.2, -0.8]]), boolean_spikes=True)
+    assert lists(first)[:2] == [[12.0], [0.0]]
+    first, *_ = counted(policy, th.tensor([[1.0, 0.0, 1.0, 0.0]]), boolean_spikes=True)
+    assert lists(first)[:2] == [[0.0], [6.0 if policy_class == "relu" else 24.0]]
 
 
 def test_a_membrane_that_decays_multiplies():

@@ -1,5 +1,6 @@
 """sb3-spiking sweep on this machine: kills, two sweeps of one list, failures, wrong input."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -114,6 +115,19 @@ def test_failed_jobs_are_listed_with_a_command_to_repeat_them(tmp_path, monkeypa
     assert not (tmp_path / "results/small/scores.csv").exists()
 
 
+def test_a_command_that_ends_without_an_agent_has_failed(tmp_path):
+    write_list(tmp_path)
+    sweep = Sweep(TrainingList(tmp_path / "small.yml", tmp_path / "results"), tmp_path / "logs")
+    (job, *_) = sweep.jobs.jobs
+    sweep.log(job).parent.mkdir(parents=True)
+    sweep.state.folder.mkdir(parents=True)
+    task = sweep.state.write(dataclasses.replace(sweep.task(job), command=["-m", "rl_zoo3.train", "--help"]))
+    result = python("-m", "sb3_spiking.sweep.job", str(task), folder=tmp_path)
+    assert result.returncode == 1
+    assert f"{job.name}: the command ended without an agent" in result.stdout
+    assert sweep.state.failed(job.name)
+
+
 def test_a_dry_run_measures_what_a_list_costs(tmp_path, monkeypatch, in_process):
     file = write_list(tmp_path, seeds=[0, 1], steps=36_000)
     jobs = TrainingList(file)
@@ -167,6 +181,22 @@ METHODS = {"relu": RELU, "spiking": {"arguments": "-conf sb3_spiking"}}
         ({"arguments": "-conf it's"}, "", "small.yml: arguments: -conf it's: No closing quotation"),
         ({"hyperparams": {"normalize": True}}, "", "normalize: a training of a list has a Checkpoint, which holds no"),
         ({"arguments": "--vec-env subproc"}, "", "--vec-env subproc: a training of a list has a Checkpoint, which needs"),
+        ({"arguments": "--seed 7"}, "", "--seed 7 among the arguments: a list says it as algo, environments, seeds"),
+        ({"arguments": "-f elsewhere"}, "", "-f elsewhere among the arguments"),
+        ({"methods": {"relu": {"arguments": "--algo ppo"}}}, "", "--algo ppo among the arguments"),
+        ({"arguments": "-optimize"}, "", "--optimize-hyperparameters among the arguments: a job trains one new agent"),
+        ({"arguments": "--help"}, "", "--help among the arguments: a job trains one new agent"),
+        ({"environments": ["CartPole-v1", 5]}, "", "small.yml: environments: 5: expected a name"),
+        (
+            {"methods": {"relu": {}, "c": {"convert": "relu", "hyperparams": {"gamma": 0.9}}}},
+            "",
+            "small.yml: method c: hyperparams: a conversion has those of relu; leave it out",
+        ),
+        (
+            {"methods": {"relu": {"algo": "ppo"}, "c": {"convert": "relu"}}},
+            "",
+            "method c on CartPole-v1: conversion takes agents of dqn, not of ppo",
+        ),
         ({}, "--only relu_1", "--only relu_1: in no job's name, expected CartPole-v1_relu_0, CartPole-v1_spiking_0"),
         ({}, "--partition gpu", "--partition: goes with --on slurm"),
         ({}, "--address auto", "--address: goes with --on ray"),

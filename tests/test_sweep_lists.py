@@ -126,6 +126,7 @@ def test_a_list_chooses_its_curves(tmp_path, monkeypatch):
         folder = tmp_path / f"CartPole-v1_{method}_3"
         folder.mkdir()
         (folder / "evaluations.csv").write_text(f"timesteps,mean,std\n500,{number},0\n1000,10,0\n")
+        (folder / "score.csv").write_text("mean\n1\n")
         (folder / "command.txt").write_text("python\n")
         (folder / "config.yml").write_text("{}")
     drawn, curve = [], plots._curve
@@ -148,8 +149,10 @@ def test_silent_neurons_by_hand(tmp_path):
         folder = tmp_path / f"CartPole-v1_spiking_{seed}"
         folder.mkdir()
         silent = [0.9, early - 0.1, early + 0.1, *[0.9] * 14, late, late - 0.05, late + 0.05]
-        columns = {"firing_rate/layer_2": 0.5, "silent_neurons/layer_1": 1.0, "silent_neurons/layer_2": silent}
+        columns = {"firing_rate/layer_2": 0.5, "silent_neurons/layer_1": 1.0, "silent_neurons/layer_10": silent}
+        columns |= {"silent_neurons/layer_2": 0.7}  # TensorBoard's tags come in the order of the alphabet
         pd.DataFrame(columns, index=pd.RangeIndex(50, 1001, 50, name="timesteps")).to_csv(folder / "spikes.csv")
+        (folder / "score.csv").write_text("mean\n1\n")
         (folder / "command.txt").write_text("python\n")
         (folder / "config.yml").write_text("{}")
     (tmp_path / "CartPole-v1_spiking_5").mkdir()
@@ -184,6 +187,47 @@ def test_random_actions_play_whole_games_in_the_environment_of_a_job(tmp_path, m
     assert score < 0  # who never moves loses points
     assert shapes == {(2, 36, 36, 4)}
     assert pd.read_csv(tmp_path / "random.csv")["mean"].tolist() == [score]
+
+
+@pytest.mark.parametrize("removed", [[], ["score.csv"], ["score.csv", "command.txt"], ["evaluations.csv", "score.csv"]])
+def test_gathering_that_is_stopped_while_folders_go_loses_nothing(tmp_path, monkeypatch, removed):
+    (tmp_path / "small.yml").write_text(yaml.safe_dump(LIST))
+    jobs, folder = TrainingList(tmp_path / "small.yml", tmp_path), tmp_path / "CartPole-v1_relu_3"
+    folder.mkdir()
+    for name, text in {
+        **{"score.csv": "mean\n7.5\n", "evaluations.csv": "timesteps,mean,std\n500,3,0\n"},
+        **{"command.txt": "python\n", "config.yml": "{}"},
+    }.items():
+        (folder / name).write_text(text)
+
+    def stopped(path):
+        for name in removed:
+            (path / name).unlink(missing_ok=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sb3_spiking.sweep.records.shutil.rmtree", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            jobs.records.gather()
+    for _ in range(2):
+        assert jobs.scores()["mean"].tolist() == [7.5]
+        assert jobs.records.of("CartPole-v1_relu_3", "evaluations")["mean"].tolist() == [3]
+        assert set(jobs.records.jobs()) == {"CartPole-v1_relu_3"}
+        jobs.records.gather()
+
+
+def test_a_reference_that_is_no_better_than_random_play_is_no_reference(tmp_path):
+    methods = {"relu": {}, "spiking": {}}
+    (tmp_path / "small.yml").write_text(yaml.safe_dump({**LIST, "seeds": [0, 1, 2, 3, 4], "methods": methods}))
+    jobs = TrainingList(tmp_path / "small.yml", tmp_path)
+    for job in jobs.jobs:
+        (tmp_path / job.name).mkdir()
+        (tmp_path / job.name / "score.csv").write_text("mean\n10\n" if job.method == "relu" else "mean\n40\n")
+        (tmp_path / job.name / "command.txt").write_text("python\n")
+        (tmp_path / job.name / "config.yml").write_text("{}")
+    random = {"CartPole-v1": 20.0}
+    assert "ratio" not in tables.all_runs(jobs, jobs.scores(), random)
+    assert "nan" not in tables.over_seeds(jobs, jobs.scores(), random)
 
 
 def test_performance_ratios_by_hand():

@@ -49,9 +49,10 @@ def _scores(folder: str, agents: list[Agent], episodes: pd.DataFrame) -> dict[st
 
 
 def _random_scores(args: argparse.Namespace, agents: list[Agent], protocol: Protocol, **common: Any) -> dict[str, float]:
-    """Of random play, which scores are relative to, by environment: published, or played now."""
+    """Of random play, by environment: published, or played now as the agents that scores are relative to do."""
     scores = {}
-    for agent in {agent.env_id: agent for agent in agents}.values():
+    of_reference = [agent for agent in agents if agent.folder == args.relative_to]
+    for agent in {agent.env_id: agent for agent in [*agents, *of_reference]}.values():
         published = reference_scores(agent.env_id)
         if published is None:
             random, always = dataclasses.replace(agent, name="random"), dataclasses.replace(protocol, epsilon=1.0)

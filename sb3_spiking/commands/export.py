@@ -115,6 +115,6 @@ def _play_rounded(agent: Agent, network: Network, args: argparse.Namespace) -> N
         players, protocol, args.out, seeds=[args.seed], n_envs=args.n_envs, energy=None, subprocesses=subprocesses
     )
     for name, rows in episodes.groupby("agent", sort=False):
-        low, high = interval(rows["score"], limits=score_limits(agent.env_id))
+        low, high = interval(rows["score"], limits=score_limits(agent.env_id, agent.env_kwargs))
         print(f"{name}: score {rows['score'].mean():.4g}, 95% from {low:.4g} to {high:.4g}, {len(rows)} episodes")
     print(f"{args.out}/episodes.csv")

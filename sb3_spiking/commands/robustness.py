@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> None:
         raise AgentError("--levels: the levels of which perturbation? Name one with --perturbations")
     if len(set(args.levels or [])) < len(args.levels or []):
         raise AgentError(f"--levels {' '.join(f'{level:g}' for level in args.levels)}: each level once")
+    if len(set(args.perturbations or [])) < len(args.perturbations or []):
+        raise AgentError(f"--perturbations {' '.join(args.perturbations)}: each once")
     agents = arguments.load_agents(args)
     those = points(agents, _perturbations(args, agents), args.levels)
     protocol = dataclasses.replace(PROTOCOLS["paper"], episodes=args.episodes, epsilon=args.epsilon, max_steps=args.max_steps)

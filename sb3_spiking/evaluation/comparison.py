@@ -167,7 +167,7 @@ def summarise(
     for agent in agents:
         rows = episodes[(episodes["env"] == agent.env_id) & (episodes["agent"] == agent.name)]
         score = rows["score"].mean()
-        low, high = interval(rows["score"], limits=score_limits(agent.env_id))
+        low, high = interval(rows["score"], limits=score_limits(agent.env_id, agent.env_kwargs))
         row: dict[str, Any] = {
             **{"env": agent.env_id, "agent": agent.name, "episodes": len(rows), "score": score, "low": low, "high": high},
             **{"max": rows["score"].max(), "std": rows["score"].std(), "max_q": rows["max_q"].mean()},
@@ -180,20 +180,23 @@ def summarise(
             row["relative"] = 100 * relative.item()
         decisions = rows["counted"].sum()
         spikes = possible = nanojoules = 0.0
+        bits = {ENERGIES[name].bits or 32 for name in rows["energy"] if name in ENERGIES} or {32}
+        readout = getattr(getattr(agent.model.policy, "settings", None), "readout", None)
         for name, each in operations_of(rows).items():
             state = each.updates > 0
+            fires = state and (readout in (None, "rate", "spike") or not name.endswith("q_net"))  # else it is read
             layer = {
                 **{"env": agent.env_id, "agent": agent.name, "layer": name, "neurons": each.neurons},
                 **{count: getattr(each, count) / decisions for count in ("multiply_accumulates", "accumulates", "updates")},
                 **{"spikes": each.spikes / decisions, "nanojoules": each.picojoules / decisions / 1000},
-                "firing_rate": 100 * each.spikes / (decisions * each.neurons * each.steps) if state else math.nan,
-                "weight_bytes": 4 * each.parameters,
-                "state_bytes": 4 * each.neurons if state else 0,
+                "firing_rate": 100 * each.spikes / (decisions * each.neurons * each.steps) if fires else math.nan,
+                "weight_bytes": max(bits) // 8 * each.parameters,
+                "state_bytes": max(bits) // 8 * each.neurons if state else 0,
             }
             layers.append(layer)
             nanojoules += layer["nanojoules"]
             spikes += layer["spikes"]
-            possible += each.neurons * each.steps if state else 0
+            possible += each.neurons * each.steps if fires else 0
         row |= {"nanojoules": nanojoules if decisions else math.nan, "spikes": spikes if possible else math.nan}
         row["firing_rate"] = 100 * spikes / possible if possible else math.nan
         summary.append(row)
@@ -245,7 +248,7 @@ def plot(
             values = episodes[(episodes["env"] == env_id) & (episodes["agent"] == agent.name)]["score"]
             jitter = np.random.default_rng(0).uniform(-0.15, 0.15, len(values))
             scores.plot(place + jitter, values, ".", color=color, alpha=0.5)
-            low, high = interval(values, limits=score_limits(env_id))
+            low, high = interval(values, limits=score_limits(env_id, agent.env_kwargs))
             ends = [[max(0.0, values.mean() - low)], [max(0.0, high - values.mean())]]  # not below 0 by rounding
             scores.errorbar(place, values.mean(), ends, fmt="_", color="black", capsize=6)
             names.append(agent.name)

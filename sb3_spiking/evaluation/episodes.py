@@ -208,9 +208,10 @@ def _play(
                 episode.steps += 1
                 over = bool(dones[place])
                 if not protocol.whole_games:
-                    # Monitor sits inside of what cuts a game into lives and clips rewards
-                    over = "episode" in infos[place]
-                    if over:
+                    # Monitor sits inside of what cuts a game into lives and clips rewards, and of other limits of time
+                    finished = "episode" in infos[place]
+                    over = finished or (over and not agent.is_atari)
+                    if finished:
                         episode.score = float(infos[place]["episode"]["r"])
                 if over or episode.steps == protocol.max_steps:
                     del playing[place]

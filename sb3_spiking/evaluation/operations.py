@@ -21,7 +21,7 @@ from stable_baselines3.common.policies import BaseModel
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_spiking.extractors import SpikingCombinedExtractor
+from sb3_spiking.extractors import SpikingCombinedExtractor, SpikingExtractor
 from sb3_spiking.observations import is_boolean
 from sb3_spiking.policies import SpikingQNetwork
 from sb3_spiking.snn.layers import SpikingLayer
@@ -154,9 +154,8 @@ class OperationCounter:
     def __init__(self, policy: BaseModel, boolean_spikes: bool = False) -> None:
         self._policy = policy
         self._sees_spikes = boolean_spikes and is_boolean(policy.observation_space)
-        networks = [module for module in policy.modules() if isinstance(module, SpikingQNetwork)]
-        self._is_direct = any(network.settings.encoding == "direct" for network in networks)
         self._layers: dict[str, LayerOperations] = {}
+        self._first: dict[str, bool] = {}  # spiking layers that see the observation: whether as real values
         self._mixed: dict[str, th.Tensor] = {}  # layers that see spikes and real values side by side: which are spikes
         self._connections: dict[tuple[str, th.Size], th.Tensor] = {}
         self._handles: list[Any] = []
@@ -176,6 +175,9 @@ class OperationCounter:
         for name, module in self._policy.named_modules():
             if isinstance(module, SpikingCombinedExtractor) and len(module.cnns):
                 self._mixed[f"{name}.dense.0".lstrip(".")] = module.spike_inputs()
+            elif isinstance(module, SpikingExtractor):
+                layers = [child for child, layer in module.named_modules() if isinstance(layer, SpikingLayer)]
+                self._first |= {f"{name}.{first}".lstrip("."): module.settings.encoding == "direct" for first in layers[:1]}
             if isinstance(module, SpikingQNetwork):
                 counted.update(module.q_net.modules())
                 if module.common_mode is not None:
@@ -222,10 +224,11 @@ class OperationCounter:
         is_spikes = ((window == 0) | (window == 1)).all(dim=0)
         if mixed is not None:
             is_spikes = mixed.to(window.device).expand_as(is_spikes)
-        elif self._sees_spikes and self._is_first(name):
-            window = window.expand(steps, *window.shape[1:])
-        elif self._is_first(name) and self._is_direct:
-            is_spikes = th.zeros_like(is_spikes)
+        elif self._first.get(name, False):
+            if self._sees_spikes and is_spikes.all():
+                window = window.expand(steps, *window.shape[1:])
+            else:
+                is_spikes = th.zeros_like(is_spikes)
         if mixed is None and (window.shape[0] < steps or (steps == 1 and not is_spikes.all())):
             real, events = uses.sum().expand(samples), th.zeros(samples)
         else:
@@ -246,7 +249,7 @@ class OperationCounter:
         samples, uses = len(inputs), self._outgoing(name, layer, inputs.shape[1:])
         nothing = th.zeros(samples, dtype=th.float64)
         real, events = uses.sum().double().expand(samples), nothing
-        if self._sees_spikes and self._is_first(name):
+        if self._sees_spikes and self._is_first(name) and bool(((inputs == 0) | (inputs == 1)).all()):
             real, events = nothing, (inputs.cpu() * uses).flatten(1).sum(dim=1).double()
         return LayerOperations(name, outputs[0].numel(), 1, _parameters(layer), real, events, nothing, False, nothing)
 

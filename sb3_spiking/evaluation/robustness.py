@@ -40,7 +40,7 @@ def table_of(those: list[tuple[Agent, str, float, Agent]], episodes: pd.DataFram
     rows = []
     for agent, name, level, other in those:
         scores = episodes[(episodes["env"] == agent.env_id) & (episodes["agent"] == other.name)]["score"]
-        ends = interval(scores, limits=score_limits(agent.env_id))
+        ends = interval(scores, limits=score_limits(agent.env_id, agent.env_kwargs))
         rows.append((agent.env_id, agent.name, name, level, len(scores), scores.mean(), *ends))
     return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -2,7 +2,9 @@
 
 import math
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 
 class ReferenceScores(NamedTuple):
@@ -97,11 +99,14 @@ def _game(env_id: str) -> str | None:
     return game and game[1]
 
 
-def score_limits(env_id: str) -> tuple[float, float]:
+def score_limits(env_id: str, env_kwargs: Mapping[str, Any] = MappingProxyType({})) -> tuple[float, float]:
     """
     :param env_id: id of a Gymnasium environment
+    :param env_kwargs: its arguments, which may move the limits
     :return: the lowest and the highest score of an episode, infinite where they are not known
     """
+    if env_kwargs:
+        return -math.inf, math.inf
     return _LIMITS.get(env_id, _LIMITS.get(_game(env_id) or "", (-math.inf, math.inf)))
 
 

@@ -100,7 +100,7 @@ def _bootstrapped(estimate: Callable[[Runs, Runs], np.ndarray], runs: Runs, refe
     games = [game for game in runs if game in reference]
     both = [{game: np.asarray(each[game], float) for game in games} for each in (runs, reference)]
     value = float(estimate(*both))
-    if min(len(scores) for each in both for scores in each.values()) < FEWEST_RUNS:
+    if np.isnan(value) or min(len(scores) for each in both for scores in each.values()) < FEWEST_RUNS:
         return Estimate(value, None)
     generator = np.random.default_rng(0)
     drawn = [{game: generator.choice(scores, (_SAMPLES, len(scores))) for game, scores in each.items()} for each in both]

@@ -47,6 +47,8 @@ def over_runs(methods: Mapping[str, Runs], reference: str, random: Mapping[str, 
 
 def _percent(estimate: Estimate) -> str:
     interval = estimate.interval
+    if estimate.value != estimate.value:
+        return ""
     return f"{estimate.value:.0%}" + ("" if interval is None else f" ({interval[0]:.0%} to {interval[1]:.0%})")
 
 

@@ -119,8 +119,11 @@ def main(file: Path) -> int:
             state.set_failed(task.name, False)
             try:
                 run(task)
-            except BaseException:  # commands end in SystemExit too
+            except BaseException as error:
                 state.set_failed(task.name, True)
+                if isinstance(error, SystemExit) and not error.code:  # as after --help
+                    print(f"{task.name}: the command ended without an agent", flush=True)
+                    return 1
                 raise
     except Timeout:
         print(f"{task.name}: another process trains it", flush=True)

@@ -198,6 +198,8 @@ class TrainingList:
                 if env not in gym.registry:
                     raise AgentError(f"there is no such environment, {_expected(env, gym.registry, all_of_them=False)}")
                 self._check_training(self.source(job) or job)
+                if self.source(job) and self.algo(job) != "dqn":
+                    raise AgentError(f"conversion takes agents of dqn, not of {self.algo(job)}")
             except AgentError as error:
                 raise AgentError(f"{where}: {error}") from error
 
@@ -208,8 +210,18 @@ class TrainingList:
         _, hyperparams = self._training(job)
         if hyperparams.get("normalize"):
             raise AgentError("normalize: a training of a list has a Checkpoint, which holds no VecNormalize; leave it out")
-        if read_options(self._arguments(job)).vec_env == "subproc":
+        job = job._replace(seed=2**32)  # that nobody has given
+        options = read_options(self._arguments(job))
+        if options.vec_env == "subproc":
             raise AgentError("--vec-env subproc: a training of a list has a Checkpoint, which needs --vec-env dummy")
+        says = {"--algo": options.algo, "--env": options.env, "--seed": options.seed, "-f": options.log_folder}
+        own = {"--algo": self.algo(job), "--env": job.env, "--seed": job.seed, "-f": None}
+        for name, value in says.items():
+            if value != own[name]:
+                raise AgentError(f"{name} {value} among the arguments: a list says it as algo, environments, seeds and --logs")
+        for name in ("uuid", "optimize_hyperparameters", "help", "trained_agent"):
+            if getattr(options, name):
+                raise AgentError(f"--{name.replace('_', '-')} among the arguments: a job trains one new agent; leave it out")
 
     def named(self, parts: list[str]) -> list[Job]:
         """
@@ -255,13 +267,19 @@ def _read(file: Path) -> dict[str, Any]:
         for name in _REQUIRED:
             if not content.get(name):
                 raise ValueError(f"{name}: missing")
+        for env in content["environments"]:
+            if not isinstance(env, str):
+                raise ValueError(f"environments: {env!r}: expected a name")
         methods = content["methods"]
         for name, method in methods.items():
             _check_kinds(method or {}, _METHOD_KINDS, f"method {name}")
             _words(method or {})
-            if Path(str(name)).name != name:
+            if not isinstance(name, str) or Path(name).name != name:
                 raise ValueError(f"method {name!r}: expected a name that a folder can have")
             source = (method or {}).get("convert")
+            beside = sorted({"algo", "hyperparams"} & set(method or {}))
+            if source is not None and beside:
+                raise ValueError(f"method {name}: {', '.join(beside)}: a conversion has those of {source}; leave it out")
             if source is not None and (source not in methods or (methods[source] or {}).get("convert")):
                 raise ValueError(f"method {name}: convert: {source!r} is no method that trains, {_expected(source, methods)}")
             seeds = (method or {}).get("seeds", content.get("seeds"))

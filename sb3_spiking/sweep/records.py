@@ -22,6 +22,8 @@ from sb3_spiking.files import replace_file
 
 #: Tables, and their names in the folder of a job
 TABLES = {"scores": "score.csv", "evaluations": "evaluations.csv", "spikes": "spikes.csv"}
+# What the folder of a job has that is whole
+_WHOLE = ("score.csv", "command.txt", "config.yml")
 
 
 class _Loader(yaml.SafeLoader):
@@ -56,7 +58,7 @@ class Records:
 
     def _loose(self) -> list[Path]:
         """Folders of jobs."""
-        return sorted(path for path in self.folder.glob("*/") if any((path / name).exists() for name in TABLES.values()))
+        return sorted(path for path in self.folder.glob("*/") if all((path / name).exists() for name in _WHOLE))
 
     def table(self, name: str) -> pd.DataFrame:
         """
@@ -103,6 +105,7 @@ class Records:
         text = yaml.safe_dump(self.jobs(), sort_keys=True, default_flow_style=None, width=1_000_000)
         replace_file(self.folder / "jobs.yml", text.encode())
         for path in loose:
+            (path / _WHOLE[0]).unlink()  # at once no result of its own any more
             shutil.rmtree(path)
 
 

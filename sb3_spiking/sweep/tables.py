@@ -50,8 +50,10 @@ def all_runs(jobs: TrainingList, scores: pd.DataFrame, random: Mapping[str, floa
         steps = options.n_timesteps if options.n_timesteps > 0 else record["config"].get("n_timesteps")
         row = {**score, "algo": jobs.algo(job), "steps": 0 if jobs.source(job) else steps}
         zero, one = random.get(job.env), reference.get(job.env)
-        if zero is not None and one is not None and one != zero:
-            row["ratio"] = round((score["mean"] - zero) / (one - zero), 4)
+        if zero is not None and one is not None:
+            normalised = statistics.normalised({job.env: [score["mean"]]}, {job.env: [one]}, {job.env: zero})
+            if normalised:
+                row["ratio"] = round(normalised[job.env].item(), 4)
         row["num_steps"] = record.get("settings", {}).get("num_steps")
         rows.append({**row, "machine": record.get("machine"), "command": record["command"]})
     return pd.DataFrame(rows)
@@ -103,7 +105,8 @@ def silence(jobs: TrainingList) -> str:
             shares = []
             for name in names:
                 silent = logged[name].set_index("timesteps").filter(like="silent_neurons/").dropna(axis=1, how="all")
-                last, share = silent.iloc[:, -1], silent.index / silent.index[-1]
+                last = silent[max(silent, key=lambda tag: int(tag.rpartition("_")[2]))]
+                share = silent.index / silent.index[-1]
                 shares.append((last[(share >= 0.1) & (share < 0.2)].mean(), last[share >= 0.9].mean()))
             cells.append("{:.0%} to {:.0%}".format(*np.mean(shares, axis=0)) if shares else "")
         if any(cells):

@@ -39,6 +39,10 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--env-kwargs", nargs="+", action=_Added, default={})
     parser.add_argument("--gym-packages", nargs="+", default=[])
     parser.add_argument("--vec-env", default="dummy")
+    parser.add_argument("--seed", type=int, default=-1)
+    for names in (("-uuid", "--uuid"), ("-optimize", "--optimize-hyperparameters"), ("-h", "--help")):
+        parser.add_argument(*names, action="store_true")
+    parser.add_argument("-i", "--trained-agent", default="")
     try:
         return parser.parse_known_args(arguments)[0]
     except Exception as error:  # RL Zoo evaluates values as Python
