@@ -15,6 +15,7 @@ def replaced(folder: Path) -> Iterator[Path]:
 
     :param folder: that may be there
     """
+    folder = folder.resolve()  # a link stays one
     draft, old = (folder.with_name(f".{folder.name}.{name}") for name in ("draft", "old"))
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)

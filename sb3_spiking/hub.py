@@ -100,8 +100,13 @@ def load_from_hub(
                     commit = config.parent.name
                     download(WEIGHTS, commit)
                     if env is not None:
-                        with contextlib.suppress(EntryNotFoundError):
+                        try:
                             download(OPTIMIZER, commit)
+                        except LocalEntryNotFoundError as error:
+                            reason = one_line(error.__cause__ or error)
+                            warnings.warn(f"{repo_id}: {OPTIMIZER} cannot be had, taking none: {reason}", stacklevel=2)
+                        except EntryNotFoundError:
+                            pass  # the agent has none
                     return load(config.parent, env, device, **hyperparameters)
                 filename = archive  # huggingface_sb3 writes a config.json of its own
         return load(download(filename), env, device, **hyperparameters)
@@ -219,7 +224,9 @@ def push_to_hub(
         api = HfApi(token=token, library_name="sb3_spiking")
         try:
             url = api.create_repo(repo_id, private=private, exist_ok=True)
-            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
+            # What an agent may have that was there before, and this one has not
+            gone = [name for name in (OPTIMIZER, "replay.mp4") if not (folder / name).exists()]
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message, delete_patterns=gone or None)
         except Exception as error:
             reason = _reason(error, "", None)
             raise AgentError(f"{repo_id}: the agent was not pushed, {reason}: {one_line(error)}") from error

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from sb3_spiking.snn.encoding import ENCODINGS
 from sb3_spiking.snn.normalization import NORMALIZATIONS
 from sb3_spiking.snn.readout import READOUTS
@@ -65,8 +67,11 @@ def _one_of(choices: Mapping[str, Any] | tuple[str, ...]) -> str:
     return "one of " + ", ".join(repr(choice) for choice in choices)
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(each) for each in value) if isinstance(value, (list, tuple)) else value
+def _plain(value: Any) -> Any:
+    """Lists as tuples, NumPy's numbers and strings as Python's: what a file of weights holds."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _is_int(value: Any) -> bool:
@@ -182,7 +187,7 @@ class SpikingSettings:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            value = _tuples(getattr(self, each.name))
+            value = _plain(getattr(self, each.name))
             object.__setattr__(self, each.name, value)
             rule, per_layer = each.metadata["rule"], each.metadata["per_layer"]
             values = value if per_layer and isinstance(value, tuple) else (value,)

@@ -145,6 +145,8 @@ class HubServer:
                         entry = json.loads(line)
                         if entry["key"] == "file":
                             files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+                        if entry["key"] == "deletedFile":
+                            del files[entry["value"]["path"]]
                     hub.repositories[found[1]].append(files)
                     sha = hub.sha(found[1], len(hub.repositories[found[1]]) - 1)
                     return self.json({"commitUrl": f"{hub.url}/{found[1]}/commit/{sha}", "commitOid": sha, "success": True})

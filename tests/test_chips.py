@@ -32,6 +32,7 @@ from sb3_spiking.export.fixed_point import (
 )
 from sb3_spiking.export.network import Network, Stage, is_binary, network_of
 from sb3_spiking.export.sinabs_layers import run_sinabs, sinabs_network
+from sb3_spiking.snn import Leaky
 
 ROOT = Path(__file__).parents[1]
 IF = {"beta": 1.0, "reset_mechanism": "subtract"}
@@ -204,6 +205,14 @@ def test_numbers_are_no_events():
     problems = place(network_of(model)).problems
     assert len(problems) == 1
     assert "a chip takes events; train on zeros and ones" in problems[0]
+    assert not can_be_rounded(network_of(model))
+
+
+def test_a_threshold_that_was_learned_down_to_zero_has_no_whole_number():
+    model = grid_agent(learn_threshold=True)
+    assert can_be_rounded(network_of(model))
+    with th.no_grad():
+        next(each for each in model.q_net.modules() if isinstance(each, Leaky)).threshold.fill_(0.0)
     assert not can_be_rounded(network_of(model))
 
 

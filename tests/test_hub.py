@@ -128,6 +128,26 @@ def test_the_usage_in_the_card_makes_the_environment_of_the_training():
         made["env"].close()
 
 
+def test_what_the_agent_before_had_does_not_stay(hub, agent):
+    push(agent)
+    assert "optimizer.safetensors" in hub.repositories[REPOSITORY][-1]
+    hub.repositories[REPOSITORY][-1]["notes.txt"] = b"mine"
+    push(DQN("SpikingPolicy", "CartPole-v1", policy_kwargs={"net_arch": [5]}))
+    assert "optimizer.safetensors" not in hub.repositories[REPOSITORY][-1]
+    assert hub.repositories[REPOSITORY][-1]["notes.txt"] == b"mine"
+    loaded = sb3_spiking.load_from_hub(REPOSITORY, env=make_vec_env("CartPole-v1"))
+    assert not loaded.policy.optimizer.state_dict()["state"]
+
+
+def test_an_optimizer_that_cannot_be_had_is_said(hub, agent):
+    push(agent)
+    sb3_spiking.load_from_hub(REPOSITORY)
+    hub.failing.add("optimizer.safetensors")
+    with pytest.warns(UserWarning, match="optimizer.safetensors cannot be had, taking none"):
+        loaded = sb3_spiking.load_from_hub(REPOSITORY, env=make_vec_env("CartPole-v1"))
+    assert not loaded.policy.optimizer.state_dict()["state"]
+
+
 def test_revisions(hub, agent):
     push(agent)
     other = DQN("SpikingPolicy", "CartPole-v1", policy_kwargs={"net_arch": [8], "num_steps": 2}, buffer_size=1)

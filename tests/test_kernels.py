@@ -11,7 +11,7 @@ import torch as th
 from spiking_layers import IMAGES, RESETS, everything, paper_network, plain
 from torch.nn import functional as F
 
-from sb3_spiking.snn import SURROGATES, kernels, rates
+from sb3_spiking.snn import SURROGATES, Leaky, kernels, rates
 from sb3_spiking.snn.kernels import checks, cpu, event_driven, reference
 from sb3_spiking.snn.kernels.dynamics import Dynamics
 from sb3_spiking.snn.surrogates import Surrogate
@@ -272,3 +272,11 @@ def test_the_whole_network_on_a_gpu(monkeypatch):
     th.testing.assert_close(fused[1], definition[1])
     for grad, expected in zip(fused[2], definition[2], strict=True):
         th.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(4, 8), (8, 4)])
+def test_currents_of_another_number_of_steps_are_refused(given, wanted):
+    neuron = Leaky(beta=0.5)
+    with pytest.raises(ValueError, match=f"currents of {given} steps in a window of {wanted}: expected as many, or 1 for all"):
+        neuron(th.ones(given, 1, 3), wanted)
+    assert neuron(th.ones(1, 1, 3), wanted).shape == (wanted, 1, 3)

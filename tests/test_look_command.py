@@ -169,6 +169,23 @@ def test_stills_and_films_of_any_agent(kind, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"still.png", "film.gif", "film.mp4"}
 
 
+def test_membranes_below_zero_are_drawn(tmp_path):
+    model = make_model(("CartPole-v1", {"net_arch": [8], "num_steps": 3, "readout": "max_membrane"}))
+    with th.no_grad():
+        model.q_net.q_net[-1].bias.fill_(-3.0)
+    recording = record(model, gym.make("CartPole-v1"), 3)
+    assert max(layer.arrays["membranes"].max() for layer in recording.layers if layer.kind == "membranes") < 0
+    write_gif([recording], tmp_path / "film.gif", fps=5)
+    with Image.open(tmp_path / "film.gif") as gif:
+        assert gif.n_frames == 3
+
+
+def test_a_still_begins_within_the_recording(tmp_path):
+    recording = record(make_model(("CartPole-v1", {"net_arch": [8]})), gym.make("CartPole-v1"), 3)
+    with pytest.raises(ValueError, match="first=3: the recording has 3 decisions"):
+        write_still(recording, tmp_path / "still.png", first=3)
+
+
 def test_other_algorithms_have_stills(tmp_path):
     kwargs = {"features_extractor_class": SpikingMLP, "net_arch": []}
     recording = record(PPO("MlpPolicy", "CartPole-v1", policy_kwargs=kwargs, n_steps=8, batch_size=8), "CartPole-v1", 3)

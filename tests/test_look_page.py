@@ -450,6 +450,17 @@ def test_answers_at_once(opened):
     assert min(times) < 400
 
 
+def test_observations_that_are_not_finite_are_on_the_page(browser, tmp_path):
+    recording = small("vector")
+    recording.layers[0].arrays["inputs"][1] = np.inf
+    recording.layers[0].arrays["inputs"][2] = np.nan
+    write_page([recording], tmp_path / "page.html")
+    browser.complaints.clear()
+    browser.open(tmp_path / "page.html")
+    browser.until("player.tick > 1")
+    assert not browser.complaints
+
+
 def test_nothing_in_names_is_run(browser, tmp_path):
     recording = small("vector")
     recording.agent = recording.action_names[0] = "</script><img src=x onerror=document.title='run'>"

@@ -12,9 +12,10 @@ import torch as th
 from gymnasium import spaces
 from small_agents import DictEnv, make_model, observation_of, q_values
 from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.utils import LinearSchedule
 
 import sb3_spiking
-from sb3_spiking import ReluExtractor
+from sb3_spiking import AgentError, ReluExtractor, SpikingPolicy
 from sb3_spiking.sharing.spaces import space_from_json, space_from_sb3, space_to_json
 
 SPACES = [
@@ -22,6 +23,10 @@ SPACES = [
     spaces.Box(-np.inf, np.inf, (3,), np.float32),
     spaces.Box(np.array([-1.0, -np.inf], np.float32), np.array([0.1, 7.0], np.float32)),
     spaces.Box(0, 1, (10, 10, 4), bool),
+    spaces.Box(0, np.iinfo(np.int64).max, (2,), np.int64),
+    spaces.Box(np.iinfo(np.int64).min, -3, (2,), np.int64),
+    spaces.Box(0, np.iinfo(np.uint64).max, (2,), np.uint64),
+    spaces.Box(np.array([-128, 5], np.int8), np.array([-1, 127], np.int8), dtype=np.int8),
     spaces.Discrete(5, start=2),
     spaces.MultiDiscrete([2, 5]),
     spaces.MultiBinary(4),
@@ -112,6 +117,74 @@ def test_every_kind_of_agent(small, folder, tmp_path):
         loaded.q_net_target(loaded.policy.obs_to_tensor(observation)[0]),
         model.q_net_target(model.policy.obs_to_tensor(observation)[0]),
     )
+
+
+def test_an_agent_that_was_loaded_to_act_is_saved_as_it_was(tmp_path):
+    schedule = LinearSchedule(1e-3, 0, 1)
+    settings = {"policy_kwargs": {"net_arch": [16], "num_steps": 3}, "learning_starts": 10, "batch_size": 4}
+    model = DQN(SpikingPolicy, "CartPole-v1", learning_rate=schedule, train_freq=16, **settings).learn(60)
+    model.save(tmp_path / "agent.zip")
+    sb3_spiking.save(sb3_spiking.load(tmp_path / "agent.zip"), tmp_path / "agent")
+    assert (tmp_path / "agent/optimizer.safetensors").is_file()
+    # What the zip has as pickles alone is asked for, and not made up
+    with pytest.raises(AgentError, match="learning_rate is there as a pickle alone"):
+        sb3_spiking.load(tmp_path / "agent", env=model.get_env())
+    with pytest.raises(AgentError, match="train_freq is there as a pickle alone"):
+        sb3_spiking.load(tmp_path / "agent", env=model.get_env(), learning_rate=1e-3)
+    sb3_spiking.save(sb3_spiking.load(tmp_path / "agent"), tmp_path / "agent")  # once more
+    other = sb3_spiking.load(tmp_path / "agent", env=model.get_env(), learning_rate=1e-3, train_freq=16)
+    states = [agent.policy.optimizer.state_dict()["state"] for agent in (other, model)]
+    assert all(th.equal(states[0][number]["exp_avg"], state["exp_avg"]) for number, state in states[1].items())
+
+
+def test_an_agent_that_was_loaded_to_act_says_how_to_go_on(tmp_path):
+    settings = {"policy_kwargs": {"net_arch": [16], "num_steps": 3}, "learning_starts": 10, "batch_size": 4}
+    model = DQN(SpikingPolicy, "CartPole-v1", learning_rate=2e-3, **settings).learn(60)
+    model.save_replay_buffer(tmp_path / "replay.pkl")
+    loaded = sb3_spiking.load(sb3_spiking.save(model, tmp_path / "agent"))
+    loaded.set_env(model.get_env())
+    with pytest.raises(ValueError, match=r"the agent was loaded to act: to go on learning, load\(..., env=env\)"):
+        loaded.learn(20)
+    with pytest.raises(AgentError, match="gamma: hyperparameters are for learning, expected env="):
+        sb3_spiking.load(tmp_path / "agent", gamma=0.5)
+    # SB3's own way, with the replay
+    loaded.load_replay_buffer(tmp_path / "replay.pkl")
+    loaded.learn(40, reset_num_timesteps=False)
+    assert loaded.policy.optimizer.param_groups[0]["lr"] == 2e-3
+    pairs = zip(loaded.q_net.parameters(), model.q_net.parameters(), strict=True)
+    assert not all(th.equal(ours, theirs) for ours, theirs in pairs)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    settings = {
+        **{"net_arch": [np.int64(8)], "num_steps": np.int64(3), "beta": [np.float64(0.9)], "learn_beta": np.bool_(True)},
+        **{"input_scale": np.float32(4), "reset_mechanism": np.str_("zero")},
+    }
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs=settings)
+    assert model.policy.settings.as_dict()["beta"] == (0.9,)
+    assert {type(value) for value in model.policy.settings.as_dict().values()} <= {int, float, bool, str, tuple, type(None)}
+    model.save(tmp_path / "agent.zip")
+    observation = observation_of(model)
+    for loaded in (DQN.load(tmp_path / "agent.zip"), sb3_spiking.load(tmp_path / "agent.zip")):
+        assert th.equal(q_values(loaded, observation), q_values(model, observation))
+
+
+def test_more_to_say_does_not_replace_the_agents_own(tmp_path):
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"net_arch": [8]})
+    with pytest.raises(ValueError, match=r"gamma, settings: config.json has the agent's own"):
+        sb3_spiking.save(model, tmp_path / "agent", gamma=0.5, settings="mine", note="fine")
+    assert not (tmp_path / "agent").exists()
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path):
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"net_arch": [8]})
+    sb3_spiking.save(model, tmp_path / "real")
+    (tmp_path / "link").symlink_to("real")
+    for number in range(2):
+        sb3_spiking.save(model, tmp_path / "link", number=number)
+        assert json.loads((tmp_path / "real/config.json").read_text())["number"] == number
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+    assert (tmp_path / "link").is_symlink()
 
 
 @pytest.mark.parametrize("folder", [True, False])

@@ -219,8 +219,11 @@ def _values(values: np.ndarray, blobs: _Blobs, exact: bool) -> dict[str, Any]:
     in 32 bits, or in 16 from the lowest to the highest where that is exact enough.
     """
     flat = values.reshape(len(values), -1).astype(np.float32)
+    finite = flat[np.isfinite(flat)]
+    highest = float(f"{finite.max():.6g}") if finite.size else 0.0
+    exact |= finite.size < flat.size  # 16 bits have no NaN
     whole, scale, offset = flat.astype("<f4"), 1.0, 0.0
-    for size in (1.0, 1 / 255):
+    for size in (1.0, 1 / 255) if finite.size == flat.size else ():
         levels = flat / size
         if levels.min() >= 0 and levels.max() <= 255 and np.abs(levels - np.round(levels)).max() < 1e-4:
             whole, scale = np.round(levels).astype(np.uint8), size
@@ -234,7 +237,7 @@ def _values(values: np.ndarray, blobs: _Blobs, exact: bool) -> dict[str, Any]:
     names = [blobs.add(whole[first : first + together].tobytes()) for first in range(0, len(flat), together)]
     return {
         **{"type": {1: "u8", 2: "u16", 4: "f32"}[whole.itemsize], "scale": scale, "offset": offset},
-        **{"count": flat.shape[1], "together": together, "blobs": names, "highest": float(f"{flat.max():.6g}")},
+        **{"count": flat.shape[1], "together": together, "blobs": names, "highest": highest},
     }
 
 

@@ -106,8 +106,14 @@ class AgentPanels:
 
     def _layer(self, axes: Axes, layer: Layer, title: str) -> tuple[AxesImage, Text, str]:
         first = self._picture(layer, 0)
-        highest = 1.0 if layer.kind == "spikes" else float(layer.arrays[layer.kind].max()) or 1.0
-        image = axes.imshow(first, cmap="inferno", vmin=0, vmax=highest, interpolation="nearest", aspect="auto")
+        low, high = 0.0, 1.0
+        if layer.kind != "spikes":
+            values = layer.arrays[layer.kind]
+            values = values[np.isfinite(values)]
+            low, high = float(values.min(initial=0)), float(values.max(initial=0))
+        image = axes.imshow(
+            first, cmap="inferno", vmin=low, vmax=high if high > low else low + 1, interpolation="nearest", aspect="auto"
+        )
         if len(layer.shape) == 3:
             axes.set_aspect("equal")
         _bare(axes)

@@ -17,7 +17,10 @@ def write_still(recording: Recording, path: str | Path, first: int = 0, decision
     :param path: of the picture, ``.png``
     :param first: decision that the picture starts with
     :param decisions: in the picture, as many as there are
+    :raises ValueError: if the recording ends before the first one
     """
+    if first >= recording.decisions:
+        raise ValueError(f"first={first}: the recording has {recording.decisions} decisions")
     decisions = min(decisions, recording.decisions - first)
     shown = range(first, first + decisions)
     convolutions = [number for number, layer in enumerate(recording.layers) if len(layer.shape) == 3]

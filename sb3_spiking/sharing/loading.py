@@ -92,9 +92,9 @@ def load(path: str | Path, env: GymEnv | None = None, device: th.device | str = 
     Load a DQN agent, spiking or ReLU, from the zip that SB3 and RL Zoo write or from our folder of JSON and safetensors.
     Nothing in it is executed: pickles are left alone, classes come from a list.
 
-    Without an environment the agent is there to act, and has no replay. With one it can go on learning. A zip says the
-    algorithm's numbers in plain text, but ``train_freq``, a replay buffer class and schedules only as pickles: what is missing
-    must be given here, by the names of DQN's arguments.
+    Without an environment the agent is there to act: it has no replay and takes no hyperparameters. With one it can go on
+    learning. A zip says the algorithm's numbers in plain text, but ``train_freq``, a replay buffer class and schedules only as
+    pickles: what is missing must be given here, by the names of DQN's arguments.
 
     :param path: of the zip or folder
     :param env: to go on learning in; its spaces must be the agent's
@@ -153,6 +153,8 @@ def _build(
     model.policy_kwargs = policy_kwargs
     _set_numbers(model, data, COUNTERS)
     if env is None:
+        if given:
+            raise TypeError(f"{', '.join(given)}: hyperparameters are for learning, expected env=... too")
         # What only learning needs stays small
         for name, value in (("buffer_size", 1), ("n_steps", 1), ("learning_rate", 0.0)):
             if hasattr(model, name):
@@ -176,14 +178,33 @@ def _build(
     if env is None and isinstance(model, DQN):
         # To be saved again as it is; there is nothing to go on learning with
         _set_numbers(model, data, HYPERPARAMETERS)
-        for name, value in _written_training(data).items():
-            if value is not None and _is_training_number(name, value):
-                setattr(model, name, tuple(value) if isinstance(value, list) else value)
-        model.replay_buffer = None
+        known = {name: value for name, value in _written_training(data).items() if _is_training_number(name, value)}
+        for name, value in known.items():
+            setattr(model, name, tuple(value) if isinstance(value, list) else value)
+        if "learning_rate" in known:
+            model._setup_lr_schedule()
+        model._convert_train_freq()
+        model.replay_buffer = NoReplay(*{"learning_rate", "train_freq"} - set(known))  # type: ignore[assignment]
     model.policy.load_state_dict(_checked(model.policy, record))
-    if env is not None and record.optimizer is not None:
+    if record.optimizer is not None:
         _load_optimizer(model.policy.optimizer, record)
     return model
+
+
+class NoReplay:
+    """
+    In place of the replay of an agent that is there to act.
+
+    :param not_in_files: hyperparameters that its files do not say, by name
+    """
+
+    def __init__(self, *not_in_files: str) -> None:
+        self.not_in_files = not_in_files
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise ValueError("the agent was loaded to act: to go on learning, load(..., env=env)")
 
 
 def _policy_class(algorithm: type[BaseAlgorithm], written: Any) -> type:

@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from sb3_spiking.files import replaced
 from sb3_spiking.policies import SpikingPolicy
 from sb3_spiking.sharing.archive import CONFIG, OPTIMIZER, WEIGHTS, flattened
-from sb3_spiking.sharing.loading import COUNTERS, HYPERPARAMETERS
+from sb3_spiking.sharing.loading import COUNTERS, HYPERPARAMETERS, NoReplay
 from sb3_spiking.sharing.spaces import space_to_json
 
 FORMAT = 1
@@ -39,7 +39,10 @@ def save(model: DQN, folder: str | Path, **about: Any) -> Path:
         if others := sorted(names - {CONFIG, WEIGHTS, OPTIMIZER}):
             shown = ", ".join(others[:5])
             raise FileExistsError(f"{folder} holds more than an agent, {shown}, which would be lost: expected a new folder")
-    text = json.dumps({**config(model), **about}, indent=1)
+    content = config(model)
+    if taken := sorted(set(content) & set(about)):
+        raise ValueError(f"{', '.join(taken)}: config.json has the agent's own; expected other names")
+    text = json.dumps({**content, **about}, indent=1)
     with replaced(folder) as draft:
         (draft / CONFIG).write_text(text)
         tensors = {name: value for name, value in model.policy.state_dict().items() if isinstance(value, th.Tensor)}
@@ -63,7 +66,11 @@ def config(model: DQN) -> dict[str, Any]:
     if isinstance(frequency, TrainFreq):
         frequency = [frequency.frequency, frequency.unit.value]
     numbers = {name: getattr(model, name) for name in (*HYPERPARAMETERS, *COUNTERS) if hasattr(model, name)}
-    rate = model.learning_rate
+    rate: Any = model.learning_rate
+    rate = float(rate) if isinstance(rate, (int, float)) else getattr(rate, "val", None)
+    training = {"learning_rate": rate, "train_freq": frequency}
+    if isinstance(model.replay_buffer, NoReplay):
+        training |= dict.fromkeys(model.replay_buffer.not_in_files)
     return {
         "format": FORMAT,
         "algorithm": "DQN",
@@ -72,8 +79,7 @@ def config(model: DQN) -> dict[str, Any]:
         "settings": policy.settings.as_dict() if isinstance(policy, SpikingPolicy) else None,
         "observation_space": space_to_json(model.observation_space),
         "action_space": space_to_json(model.action_space),
-        "learning_rate": float(rate) if isinstance(rate, (int, float)) else getattr(rate, "val", None),
-        "train_freq": frequency,
+        **training,
         **{name: "inf" if value == float("inf") else value for name, value in numbers.items()},
     }
 

@@ -223,7 +223,13 @@ def _box(shape: Any, dtype: Any, low: Any, high: Any) -> spaces.Box:
             raise ValueError(f"a bound of a Box of shape {shape} is {str(bound)[:50]}") from error
         if np.isnan(array).any():
             raise ValueError("a bound of a Box is no number")
-        if dtype.kind != "f":
+        if dtype.kind in "iu":
+            # float64 has no number for the ends of 64 bits
+            ends, whole = np.iinfo(dtype), np.clip(array, *_limits(dtype))
+            inside = (array > ends.min) & (array < ends.max)
+            whole = np.where(inside, whole, 0).astype(dtype)
+            array = np.where(inside, whole, np.where(array >= ends.max, dtype.type(ends.max), dtype.type(ends.min)))
+        elif dtype.kind != "f":
             array = np.clip(array, *_limits(dtype))
         bounds.append(array.astype(dtype))
     return spaces.Box(bounds[0], bounds[1], shape=shape, dtype=dtype.type)

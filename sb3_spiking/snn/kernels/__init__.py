@@ -152,6 +152,11 @@ def traced() -> bool:
     return th.compiler.is_compiling() or th.jit.is_tracing()
 
 
+def _check_steps(currents: th.Tensor, num_steps: int) -> None:
+    if len(currents) not in (1, num_steps):
+        raise ValueError(f"currents of {len(currents)} steps in a window of {num_steps}: expected as many, or 1 for all")
+
+
 def leaky_window(
     currents: th.Tensor,
     num_steps: int,
@@ -161,6 +166,7 @@ def leaky_window(
     membranes: bool = False,
 ) -> th.Tensor:
     """See :func:`sb3_spiking.snn.kernels.reference.leaky_window`."""
+    _check_steps(currents, num_steps)
     backend, device, dtype, surrogate = None, currents.device.type, currents.dtype, dynamics.spike_grad.name
     if traced():
         why = "traced"
@@ -190,6 +196,7 @@ def leaky_rates(
     :param shares: what a spike counts at each step, T numbers
     :return: as of :func:`sb3_spiking.snn.rates.of_neurons`; None where there is no kernel
     """
+    _check_steps(currents, num_steps)
     device, dtype = currents.device.type, currents.dtype
     if device != "cuda" or traced() or dtype not in _LEAKY_DTYPES[device] or dynamics.spike_grad.name not in FORMULAS:
         return None
