@@ -218,21 +218,23 @@ def _box(shape: Any, dtype: Any, low: Any, high: Any) -> spaces.Box:
     for bound in (low, high):
         try:
             values = np.asarray(bound, np.float64)
-            array = np.broadcast_to(values, shape)
+            np.broadcast_to(values, shape)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"a bound of a Box of shape {shape} is {str(bound)[:50]}") from error
-        if np.isnan(array).any():
+        if np.isnan(values).any():
             raise ValueError("a bound of a Box is no number")
-        if dtype.kind in "iu":
-            # float64 has no number for the ends of 64 bits
-            ends, whole = np.iinfo(dtype), np.clip(array, *_limits(dtype))
-            inside = (array > ends.min) & (array < ends.max)
-            whole = np.where(inside, whole, 0).astype(dtype)
-            array = np.where(inside, whole, np.where(array >= ends.max, dtype.type(ends.max), dtype.type(ends.min)))
-        elif dtype.kind != "f":
-            array = np.clip(array, *_limits(dtype))
-        bounds.append(array.astype(dtype))
+        bounds.append(np.broadcast_to(_as_type(values, dtype), shape))
     return spaces.Box(bounds[0], bounds[1], shape=shape, dtype=dtype.type)
+
+
+def _as_type(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Numbers of a type, the closest that it has: float64 does not hold the ends of 64 bits."""
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    lowest, highest = _limits(dtype)
+    inside = (values > lowest) & (values < highest)
+    ends = np.where(values >= highest, dtype.type(highest), dtype.type(lowest))
+    return np.where(inside, np.where(inside, values, 0).astype(dtype), ends)
 
 
 def _list(value: Any) -> list[Any]:
