@@ -180,7 +180,7 @@ def summarise(
             row["relative"] = 100 * relative.item()
         decisions = rows["counted"].sum()
         spikes = possible = nanojoules = 0.0
-        bits = {ENERGIES[name].bits or 32 for name in rows["energy"] if name in ENERGIES} or {32}
+        bits = next((ENERGIES[name].bits for name in rows["energy"] if name in ENERGIES), None) or 32
         readout = getattr(getattr(agent.model.policy, "settings", None), "readout", None)
         for name, each in operations_of(rows).items():
             state = each.updates > 0
@@ -190,8 +190,8 @@ def summarise(
                 **{count: getattr(each, count) / decisions for count in ("multiply_accumulates", "accumulates", "updates")},
                 **{"spikes": each.spikes / decisions, "nanojoules": each.picojoules / decisions / 1000},
                 "firing_rate": 100 * each.spikes / (decisions * each.neurons * each.steps) if fires else math.nan,
-                "weight_bytes": max(bits) // 8 * each.parameters,
-                "state_bytes": max(bits) // 8 * each.neurons if state else 0,
+                "weight_bytes": bits // 8 * each.parameters,
+                "state_bytes": bits // 8 * each.neurons if state else 0,
             }
             layers.append(layer)
             nanojoules += layer["nanojoules"]
