@@ -33,7 +33,7 @@ from stable_baselines3.common.vec_env import VecVideoRecorder
 
 from sb3_spiking.errors import AgentError, one_line
 from sb3_spiking.policies import SpikingPolicy
-from sb3_spiking.sharing.archive import CONFIG, OPTIMIZER, WEIGHTS, parse_json
+from sb3_spiking.sharing.archive import CONFIG, OPTIMIZER, WEIGHTS, read_json
 from sb3_spiking.sharing.loading import load
 from sb3_spiking.sharing.saving import save
 
@@ -95,7 +95,7 @@ def load_from_hub(
             except EntryNotFoundError:
                 filename = archive
             else:
-                if "format" in parse_json(config.read_bytes(), f"{repo_id}: {CONFIG}"):
+                if "format" in read_json(config, f"{repo_id}: {CONFIG}"):
                     # All files of the same commit, which names the folder in the cache
                     commit = config.parent.name
                     download(WEIGHTS, commit)

@@ -14,7 +14,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
-from sb3_spiking import ReluExtractor, SpikingPolicy
+from sb3_spiking import ReluExtractor, SpikingMLP, SpikingPolicy
 from sb3_spiking.conversion.agreement import agreement
 from sb3_spiking.conversion.rules import ConversionError, Percentile, activation_scales, connections, convert, with_num_steps
 from sb3_spiking.snn.layers import delayed
@@ -240,7 +240,8 @@ def test_what_cannot_be_converted_is_refused():
         (relu_agent(env, net_arch=[]), r"net_arch=\[\]"),
         (PPO("MlpPolicy", env, n_steps=8, batch_size=8), "an agent of PPO"),
         (relu_agent(env, SpikingPolicy), "spiking one already"),
-        (relu_agent(make_vec_env(ImagesEnv)), "MlpPolicy on images"),
+        (relu_agent(make_vec_env(ImagesEnv)), "dense layers on images"),
+        (relu_agent(make_vec_env(ImagesEnv), **same_shape(like=SpikingMLP, net_arch=[8])), "dense layers on images"),
         (relu_agent(make_vec_env(DictEnv), "MultiInputPolicy", **same_shape(net_arch=[4])), "Dict observations"),
         (relu_agent(make_vec_env(DictEnv), "MultiInputPolicy"), "features_extractor_class=CombinedExtractor"),
     ):

@@ -10,7 +10,9 @@ import torch as th
 from gymnasium import spaces
 from small_agents import ENVIRONMENTS, TRAINING, make_model
 from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_spiking.minatar  # noqa: F401  (registers its games)
 from sb3_spiking import AgentError, Recording, ReluExtractor, SpikingMLP, SpikingPolicy, record
@@ -366,3 +368,11 @@ def test_energy_is_of_the_operations_that_are_asked_for():
     )
     # 4,608 multiplications, against an addition for 2 steps, 2 filters and 9 places of each plane that is set
     assert (numbers > 2 * spikes).all()
+
+
+def test_an_agent_of_normalised_observations_wants_them():
+    env = VecNormalize(make_vec_env("CartPole-v1"))
+    model = DQN(SpikingPolicy, env, policy_kwargs={"net_arch": [4], "num_steps": 2}, buffer_size=50)
+    with pytest.raises(ValueError, match="the agent sees normalised observations: expected its own VecNormalize"):
+        record(model, "CartPole-v1")
+    assert record(model, env, 3).decisions == 3

@@ -296,3 +296,11 @@ def test_no_figures_without_being_asked():
     assert monitor.figures == 0
     with pytest.raises(ValueError, match="figure_freq=0: expected a whole number of at least 1"):
         SpikeMonitor(figure_freq=0)
+
+
+def test_a_page_that_cannot_be_written_does_not_end_the_training(tmp_path):
+    (tmp_path / "look").write_text("no folder")
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"net_arch": [4], "num_steps": 2}, buffer_size=50)
+    with pytest.warns(UserWarning, match="cannot be written, the training goes on"):
+        model.learn(60, callback=LookCallback(every=20, decisions=5, outputs=["recording"], folder=tmp_path / "look"))
+    assert model.num_timesteps == 60

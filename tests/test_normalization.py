@@ -85,3 +85,12 @@ def test_its_operations():
 def test_wrong_values():
     with pytest.raises(ValueError, match="normalization='batch': expected None or one of 'potential'"):
         SpikingPolicy(spaces.Box(-1, 1, (4,)), spaces.Discrete(2), lambda _: 0.0, normalization="batch")
+
+
+def test_a_layer_of_one_unit_has_nothing_to_normalise():
+    """A convolution of one channel has its places."""
+    with pytest.raises(ValueError, match="normalization='potential' of one unit: its current would be 0"):
+        DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"net_arch": [4, 1], "normalization": "potential"})
+    settings = {"conv_layers": [(1, 3, 1)], "layout": "hwc", "features_dim": 8, "normalization": "potential", "num_steps": 1}
+    policy = SpikingPolicy(spaces.Box(0, 1, (10, 10, 4)), spaces.Discrete(2), lambda _: 0.0, **settings)
+    policy.predict(policy.observation_space.sample())

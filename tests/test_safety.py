@@ -170,6 +170,22 @@ def test_a_window_of_units_too_large(agent, monkeypatch):
     assert "a layer whose window has more than 47 numbers" in refused(sb3_spiking.load, folder / "agent.zip")
 
 
+@pytest.mark.parametrize(
+    ("settings", "largest"),
+    [
+        ({"net_arch": [1]}, 3 * 2),  # two actions
+        ({"net_arch": [1], "encoding": "poisson"}, 3 * 2 * 4),  # ON and OFF of four numbers
+    ],
+)
+def test_a_window_of_actions_or_inputs_too_large(settings, largest, tmp_path, monkeypatch):
+    model = DQN("SpikingPolicy", "CartPole-v1", policy_kwargs={"num_steps": 3, **settings}, buffer_size=1)
+    sb3_spiking.save(model, tmp_path / "agent")
+    monkeypatch.setattr("sb3_spiking.sharing.loading.MAX_WINDOW", largest)
+    sb3_spiking.load(tmp_path / "agent")
+    monkeypatch.setattr("sb3_spiking.sharing.loading.MAX_WINDOW", largest - 1)
+    assert f"a layer whose window has more than {largest - 1} numbers" in refused(sb3_spiking.load, tmp_path / "agent")
+
+
 def test_more_relu_layers_than_a_thousand(tmp_path):
     """However many names there are in the weights."""
     DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [4]}, buffer_size=1).save(tmp_path / "relu.zip")

@@ -12,10 +12,13 @@ import torch as th
 from gymnasium import spaces
 from small_agents import DictEnv, make_model, observation_of, q_values
 from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecFrameStack
 
 import sb3_spiking
-from sb3_spiking import AgentError, ReluExtractor, SpikingPolicy
+from sb3_spiking import AgentError, FrameStackReplayBuffer, ReluExtractor, SpikingPolicy
 from sb3_spiking.sharing.spaces import space_from_json, space_from_sb3, space_to_json
 
 SPACES = [
@@ -280,3 +283,107 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
         sb3_spiking.save(make_model(("CartPole-v1", {"net_arch": [5]})), tmp_path / "agent")
     assert sb3_spiking.load(tmp_path / "agent").policy.settings.net_arch == (4,)
     assert [path.name for path in tmp_path.iterdir()] == ["agent"]
+
+
+@pytest.mark.parametrize("folder", [True, False])
+@pytest.mark.parametrize(
+    ("settings", "given", "expected", "kwargs"),
+    [
+        ({}, {}, ReplayBuffer, {}),
+        ({}, {"n_steps": 3}, NStepReplayBuffer, {"n_steps": 3, "gamma": 0.9}),  # DQN's choice stays its own
+        ({"n_steps": 3}, {}, NStepReplayBuffer, {"n_steps": 3, "gamma": 0.9}),
+        ({"n_steps": 3}, {"n_steps": 5, "gamma": 0.5}, NStepReplayBuffer, {"n_steps": 5, "gamma": 0.5}),
+        (
+            {"replay_buffer_class": NStepReplayBuffer, "replay_buffer_kwargs": {"n_steps": 4, "gamma": 0.8}},
+            {},
+            NStepReplayBuffer,
+            {"n_steps": 4, "gamma": 0.8},
+        ),
+        (
+            {"replay_buffer_class": FrameStackReplayBuffer, "replay_buffer_kwargs": {"n_stack": 2}},
+            {},
+            FrameStackReplayBuffer,
+            {"n_stack": 2},
+        ),
+        (
+            {"replay_buffer_class": FrameStackReplayBuffer, "replay_buffer_kwargs": {"n_stack": 2}},
+            {"replay_buffer_class": ReplayBuffer},
+            ReplayBuffer,
+            {},
+        ),
+        (
+            {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}},
+            {},
+            ReplayBuffer,
+            {"handle_timeout_termination": False},
+        ),
+    ],
+)
+def test_the_replay_stays_what_it_was(folder, settings, given, expected, kwargs, tmp_path):
+    env = VecFrameStack(make_vec_env("CartPole-v1"), 2)
+    small = {"policy_kwargs": {"net_arch": [8], "num_steps": 2}, "gamma": 0.9, "buffer_size": 50, "learning_starts": 10}
+    model = DQN(SpikingPolicy, env, train_freq=4, **small, **settings)
+    path = tmp_path / ("agent" if folder else "agent.zip")
+    if folder:
+        sb3_spiking.save(model, path)
+        sb3_spiking.save(sb3_spiking.load(path), path)  # as an agent to act, too
+    else:
+        model.save(path)
+    loaded = sb3_spiking.load(path, env=env, **given, **({} if folder else {"train_freq": 4}))
+    assert type(loaded.replay_buffer) is expected
+    assert loaded.replay_buffer_kwargs == kwargs
+    assert loaded.replay_buffer.optimize_memory_usage == model.replay_buffer.optimize_memory_usage
+    loaded.learn(30)
+
+
+class OtherReplay(ReplayBuffer):
+    pass
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_replay_of_ones_own_is_asked_for(folder, tmp_path):
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"net_arch": [8]}, replay_buffer_class=OtherReplay, buffer_size=50)
+    path = tmp_path / ("agent" if folder else "agent.zip")
+    if folder:
+        sb3_spiking.save(model, path)
+    else:
+        model.save(path)
+    training = {"env": model.get_env(), "train_freq": 4}
+    sb3_spiking.save(sb3_spiking.load(path), tmp_path / "again")  # to act it is not needed
+    for each in (path, tmp_path / "again"):
+        with pytest.raises(AgentError, match=r"a replay class of [\w.]*test_sharing[\w.]*, which is not in the files"):
+            sb3_spiking.load(each, **training)
+        assert type(sb3_spiking.load(each, **training, replay_buffer_class=OtherReplay).replay_buffer) is OtherReplay
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimize_memory_usage": "yes"},
+        {"replay_buffer_kwargs": []},
+        {"replay_buffer_kwargs": {"n_steps": 10**9}},
+        {"replay_buffer_kwargs": {"other": 1}},
+        {"replay_buffer_kwargs": {"handle_timeout_termination": 3}},
+    ],
+)
+def test_replays_that_nobody_wrote(change, tmp_path):
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"net_arch": [8]}, n_steps=2, buffer_size=50)
+    sb3_spiking.save(model, tmp_path / "agent")
+    config = json.loads((tmp_path / "agent/config.json").read_text())
+    (tmp_path / "agent/config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(AgentError, match=next(iter(change))):
+        sb3_spiking.load(tmp_path / "agent", env=model.get_env())
+
+
+class OtherPolicy(SpikingPolicy):
+    pass
+
+
+def test_what_would_not_be_loaded_is_not_saved(tmp_path):
+    model = DQN(OtherPolicy, "CartPole-v1", policy_kwargs={"net_arch": [8]}, buffer_size=50)
+    with pytest.raises(ValueError, match=r"a policy '[\w.]*OtherPolicy'; expected one of .*SpikingPolicy"):
+        sb3_spiking.save(model, tmp_path / "agent")
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"net_arch": [8], "optimizer_class": th.optim.Adagrad})
+    with pytest.raises(ValueError, match=r"a class 'torch.optim.adagrad.Adagrad' in policy_kwargs"):
+        sb3_spiking.save(model, tmp_path / "agent")
+    assert not (tmp_path / "agent").exists()

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
-from sb3_spiking.extractors import SpikingCombinedExtractor, SpikingNatureCNN
+from sb3_spiking.extractors import SpikingCombinedExtractor, SpikingMLP, SpikingNatureCNN
 from sb3_spiking.policies import SpikingPolicy
 from sb3_spiking.relu import SHAPE_SETTINGS, ReluExtractor
 from sb3_spiking.snn.layers import SpikingLayer
@@ -274,9 +274,10 @@ def check_convertible(model: BaseAlgorithm) -> DQNPolicy:
     if isinstance(model.policy, SpikingPolicy):
         raise ConversionError("the agent is a spiking one already")
     extractor, space = model.policy.q_net.features_extractor, model.observation_space
-    if type(extractor) is FlattenExtractor and is_image_space(space, normalized_image=not model.policy.normalize_images):
+    dense = type(extractor) is FlattenExtractor or isinstance(getattr(extractor, "body", None), SpikingMLP)
+    if dense and is_image_space(space, normalized_image=not model.policy.normalize_images):
         raise ConversionError(
-            f"MlpPolicy on images, {space}: a spiking agent takes images with convolutions; expected CnnPolicy"
+            f"dense layers on images, {space}: a spiking agent takes images with convolutions; expected CnnPolicy"
         )
     connections(model.policy.q_net)
     return model.policy

@@ -21,7 +21,7 @@ from sb3_spiking.errors import AgentError
 from sb3_spiking.evaluation.agents import Agent, load_agent
 from sb3_spiking.evaluation.comparison import evaluate
 from sb3_spiking.evaluation.episodes import PROTOCOLS
-from sb3_spiking.sharing.archive import parse_json
+from sb3_spiking.sharing.archive import read_json
 
 # Decisions are compared in other games than those that the scales come from
 _OTHER_GAMES = 1000
@@ -91,7 +91,7 @@ class Conversion:
         }
         self.record: dict[str, Any] = {}
         if (self.folder / RECORD).is_file():
-            self.record = parse_json((self.folder / RECORD).read_bytes(), str(self.folder / RECORD))
+            self.record = read_json(self.folder / RECORD)
 
     def convert(self) -> Agent:
         """

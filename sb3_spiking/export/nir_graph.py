@@ -26,7 +26,7 @@ from sb3_spiking.export.packages import needed
 from sb3_spiking.export.record import record_of, write_record
 from sb3_spiking.files import draft_of
 from sb3_spiking.policies import SpikingPolicy
-from sb3_spiking.sharing.archive import AgentRecord, parse_json
+from sb3_spiking.sharing.archive import AgentRecord, read_json
 from sb3_spiking.sharing.loading import build
 from sb3_spiking.sharing.saving import FORMAT
 from sb3_spiking.sharing.spaces import space_from_json
@@ -149,7 +149,7 @@ def from_nir(path: str | Path, device: th.device | str = "auto") -> DQN:
     for file in (path, record_of(path)):
         if not file.is_file():
             raise AgentError(f"{file}: there is no such file; sb3-spiking export --to nir writes a graph and its record")
-    record = parse_json(record_of(path).read_bytes(), str(record_of(path)))
+    record = read_json(record_of(path))
     try:
         graph = nir.read(path)
         layers = _layers(nir, graph)

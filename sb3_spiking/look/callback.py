@@ -1,6 +1,7 @@
 """Pages and videos of a network that learns."""
 
 import copy
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_spiking.errors import one_line
 from sb3_spiking.evaluation.decisions import Decider
 from sb3_spiking.look import screen
 from sb3_spiking.look.notes import Notes, Watch
+from sb3_spiking.look.recording import Recording
 from sb3_spiking.training.checkpoint import run_folder
 
 _OUTPUTS = ("page", "video", "recording")
@@ -30,7 +33,7 @@ class LookCallback(BaseCallback):
     :param outputs: of ``"page"``, ``"video"`` and ``"recording"``
     :param folder: of the files, ``look-STEPS.html`` and the like; None makes a folder ``look`` beside the monitor files, in RL
         Zoo's run
-    :param verbose: as of every callback; 1 says when one is written
+    :param verbose: as of every callback; 1 says when one is written. One that cannot be written is a warning
     :raises ValueError: for wrong numbers, or an algorithm without discrete actions
     """
 
@@ -95,8 +98,14 @@ class LookCallback(BaseCallback):
         assert self._notes is not None
         assert self.folder is not None
         recording, self._notes = self._notes.recording(over), None
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"look-{self._first}"
+        try:
+            self._write_to(path, recording)
+        except OSError as error:
+            warnings.warn(f"LookCallback: {path} cannot be written, the training goes on: {one_line(error)}", stacklevel=2)
+
+    def _write_to(self, path: Path, recording: Recording) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if "page" in self.outputs:
             from sb3_spiking.look.page import write_page
 

@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_spiking.evaluation.decisions import Decider
 from sb3_spiking.evaluation.operations import ENERGIES, Energy
@@ -63,6 +63,9 @@ def record(
             here, agents = getattr(venv, name), getattr(model, name)
             if here != agents:
                 raise ValueError(f"{name} of the environment is {here}, that of the agent {agents}")
+        training = model.get_vec_normalize_env()
+        if training is not None and training.norm_obs and unwrap_vec_normalize(venv) is None:
+            raise ValueError("the agent sees normalised observations: expected its own VecNormalize around the environment")
         venv.seed(seed)
         return play(
             decide,

@@ -69,13 +69,23 @@ def read_agent(path: str | Path) -> AgentRecord:
     return _read_zip(path)
 
 
-def parse_json(text: str | bytes, source: str) -> dict[str, Any]:
+def read_json(file: Path, source: str | None = None) -> dict[str, Any]:
     """
-    :param text: JSON
-    :param source: file that it comes from, for the message
+    :param file: of JSON
+    :param source: its name in the message, None for its path
     :return: the object
-    :raises AgentError: if it is too large or deep, damaged, or no object
+    :raises AgentError: if it is too large, which is found before it is read, cannot be read, or is damaged or no object
     """
+    source = source or str(file)
+    try:
+        if (size := file.stat().st_size) > MAX_JSON:
+            raise AgentError(f"{source}: {size} bytes of JSON, expected at most {MAX_JSON}")
+        return _parsed(file.read_bytes(), source)
+    except OSError as error:
+        raise AgentError(f"{source}: it cannot be read: {one_line(error)}") from error
+
+
+def _parsed(text: str | bytes, source: str) -> dict[str, Any]:
     if len(text) > MAX_JSON:
         raise AgentError(f"{source}: {len(text)} bytes of JSON, expected at most {MAX_JSON}")
     try:
@@ -89,14 +99,10 @@ def parse_json(text: str | bytes, source: str) -> dict[str, Any]:
 
 def _read_folder(folder: Path) -> AgentRecord:
     config, weights = folder / CONFIG, folder / WEIGHTS
-    for file, limit in ((config, MAX_JSON), (weights, MAX_TENSORS)):
+    for file in (config, weights):
         if not file.is_file():
             raise AgentError(f"{folder}: no agent, there is no {file.name} in it{_zips_in(folder)}")
-        _check_size(file, limit)
-    try:
-        data = parse_json(config.read_bytes(), str(config))
-    except OSError as error:
-        raise AgentError(f"{config}: it cannot be read: {one_line(error)}") from error
+    data = read_json(config)
     optimizer = folder / OPTIMIZER
     state = _unflattened(_read_tensors(optimizer), str(optimizer)) if optimizer.is_file() else None
     return AgentRecord(folder, data, _read_tensors(weights), state)
@@ -167,7 +173,7 @@ def _read_zip(path: Path) -> AgentRecord:
             missing = [name for name in (_DATA, _POLICY) if name not in names]
             if missing:
                 raise AgentError(f"{path}: damaged, or no agent of SB3: there is no {' and no '.join(missing)} in the zip")
-            data = parse_json(_member(archive, _DATA, MAX_JSON, path), f"{path}: data")
+            data = _parsed(_member(archive, _DATA, MAX_JSON, path), f"{path}: data")
             parameters = _tensors(_member(archive, _POLICY, MAX_TENSORS, path), f"{path}: {_POLICY}")
             optimizer = None
             if _POLICY_OPTIMIZER in names:

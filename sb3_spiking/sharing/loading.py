@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
@@ -19,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_spiking.errors import AgentError, one_line
 from sb3_spiking.extractors import SpikingCombinedExtractor, SpikingMLP, SpikingNatureCNN
-from sb3_spiking.policies import SpikingPolicy
+from sb3_spiking.policies import SpikingPolicy, SpikingQNetwork
 from sb3_spiking.relu import ReluExtractor
 from sb3_spiking.settings import SpikingSettings
 from sb3_spiking.sharing.archive import AgentRecord, read_agent
@@ -36,6 +38,9 @@ _CLASSES: dict[str, type] = {
         *(nn.ReLU, nn.Tanh, nn.ELU, nn.LeakyReLU, nn.SiLU, nn.GELU),
     )
 }
+
+#: Classes that replay_buffer_class may name; FrameStackReplayBuffer joins them
+REPLAYS: dict[str, type[ReplayBuffer]] = {each.__name__: each for each in (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer)}
 
 #: A decision of an agent that is loaded takes at most this many simulation steps; conversions use hundreds
 MAX_NUM_STEPS = 10_000
@@ -85,6 +90,8 @@ COUNTERS = {
     "target_entropy": _Number(float, -1e6, 1e6),  # SAC's
 }
 _LEARNING_RATE = _Number(float, 0, 1e3)
+# What replay_buffer_kwargs may hold beside ``handle_timeout_termination``
+_OF_REPLAYS = {"n_stack": _Number(int, 1, 1000), "n_steps": HYPERPARAMETERS["n_steps"], "gamma": HYPERPARAMETERS["gamma"]}
 
 
 def load(path: str | Path, env: GymEnv | None = None, device: th.device | str = "auto", **hyperparameters: Any) -> DQN:
@@ -93,8 +100,9 @@ def load(path: str | Path, env: GymEnv | None = None, device: th.device | str = 
     Nothing in it is executed: pickles are left alone, classes come from a list.
 
     Without an environment the agent is there to act: it has no replay and takes no hyperparameters. With one it can go on
-    learning. A zip says the algorithm's numbers in plain text, but ``train_freq``, a replay buffer class and schedules only as
-    pickles: what is missing must be given here, by the names of DQN's arguments.
+    learning, with its replay's class where that is SB3's or :class:`~sb3_spiking.FrameStackReplayBuffer`. A zip says the
+    algorithm's numbers in plain text, but ``train_freq`` and schedules only as pickles: what is missing must be given here, by
+    the names of DQN's arguments.
 
     :param path: of the zip or folder
     :param env: to go on learning in; its spaces must be the agent's
@@ -166,12 +174,7 @@ def _build(
     with _BoundedAllocations(record.parameters):
         model._setup_model()
     for module in model.policy.modules():
-        numbers = 0
-        if isinstance(module, SpikingNatureCNN):
-            numbers = module.settings.num_steps * module.largest_layer
-        elif isinstance(module, SpikingLayer):
-            numbers = module.num_steps * len(module.connection.weight)
-        if numbers > MAX_WINDOW:
+        if _window(module) > MAX_WINDOW:
             raise ValueError(f"a layer whose window has more than {MAX_WINDOW} numbers")
     if exploration_rate is not None:
         model.exploration_rate = exploration_rate  # type: ignore[attr-defined]
@@ -184,7 +187,8 @@ def _build(
         if "learning_rate" in known:
             model._setup_lr_schedule()
         model._convert_train_freq()
-        model.replay_buffer = NoReplay(*{"learning_rate", "train_freq"} - set(known))  # type: ignore[assignment]
+        unknown = {"learning_rate", "train_freq"} - set(known)
+        model.replay_buffer = NoReplay({**dict.fromkeys(unknown), **_written_replay(data)})  # type: ignore[assignment]
     model.policy.load_state_dict(_checked(model.policy, record))
     if record.optimizer is not None:
         _load_optimizer(model.policy.optimizer, record)
@@ -195,11 +199,11 @@ class NoReplay:
     """
     In place of the replay of an agent that is there to act.
 
-    :param not_in_files: hyperparameters that its files do not say, by name
+    :param in_files: what its files say of a training that the agent does not hold, as ``config.json`` has it
     """
 
-    def __init__(self, *not_in_files: str) -> None:
-        self.not_in_files = not_in_files
+    def __init__(self, in_files: dict[str, Any]) -> None:
+        self.in_files = in_files
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -207,15 +211,32 @@ class NoReplay:
         raise ValueError("the agent was loaded to act: to go on learning, load(..., env=env)")
 
 
+def _window(module: nn.Module) -> int:
+    """Numbers in the largest window that comes into or out of a module's layers in a decision."""
+    if isinstance(module, SpikingLayer):
+        return module.num_steps * len(module.connection.weight)
+    if isinstance(module, SpikingQNetwork):
+        numbers = int(module.action_space.n)
+        if module.settings.encoding != "direct":
+            numbers = max(numbers, 2 * spaces.flatdim(module.observation_space))
+        return module.settings.num_steps * numbers
+    return module.settings.num_steps * module.largest_layer if isinstance(module, SpikingNatureCNN) else 0
+
+
+def _class_name(written: Any) -> str:
+    """The dotted name of a class, or of one that SB3 pickled, whose name is in that of its functions."""
+    if not isinstance(written, dict):
+        return str(written)
+    function = re.match(r"<function (\w+)\.__init__ at ", str(written.get("__init__")))
+    return f"{written.get('__module__')}.{function[1] if function else ''}"
+
+
 def _policy_class(algorithm: type[BaseAlgorithm], written: Any) -> type:
     """The algorithm's policy of this name; whoever wrote it can only choose among those that there are."""
     allowed = {f"{each.__module__}.{each.__qualname__}": each for each in algorithm.policy_aliases.values()}
-    name = written
-    if isinstance(written, dict):  # a class that SB3 pickled; its name is in that of its functions
-        function = re.match(r"<function (\w+)\.__init__ at ", str(written.get("__init__")))
-        name = f"{written.get('__module__')}.{function[1] if function else ''}"
+    name = _class_name(written)
     if name not in allowed:
-        raise ValueError(f"a policy {str(name)[:100]!r}; expected one of {', '.join(sorted(allowed))}")
+        raise ValueError(f"a policy {name[:100]!r}; expected one of {', '.join(sorted(allowed))}")
     return allowed[name]
 
 
@@ -227,6 +248,15 @@ def _policy_kwargs(written: Any) -> dict[str, Any]:
     if _longest(entries) > MAX_LAYERS:
         raise ValueError(f"policy_kwargs with a list of more than {MAX_LAYERS} entries, such as layers")
     return {name: _class(value) for name, value in entries.items()}
+
+
+def check_classes(config: dict[str, Any]) -> None:
+    """
+    :param config: what is about to be written of an agent
+    :raises ValueError: for a policy, or a class in its arguments, that would not be loaded
+    """
+    _policy_class(DQN, config["policy_class"])
+    _policy_kwargs(config["policy_kwargs"])
 
 
 def _longest(written: Any) -> int:
@@ -293,8 +323,45 @@ def _set_training(model: BaseAlgorithm, data: dict[str, Any], env: GymEnv, given
         if name in written and name not in given and not _is_training_number(name, value):
             raise ValueError(f"{name}={str(value)[:50]} is no {name}")
         setattr(model, name, tuple(value) if isinstance(value, list) else value)
+    _set_replay(model, data, given)
     for name, value in given.items():
         setattr(model, name, value)
+
+
+def _set_replay(model: DQN, data: dict[str, Any], given: dict[str, Any]) -> None:
+    """The replay's class and its arguments, as far as they are not given; what DQN would choose is left to it."""
+    written = _written_replay(data)
+    optimized, name, kwargs = written.values()
+    if not isinstance(optimized, bool):
+        raise ValueError(f"optimize_memory_usage={str(optimized)[:50]}: expected true or false")
+    model.optimize_memory_usage = optimized
+    if name is None or "replay_buffer_class" in given:
+        return
+    buffer = REPLAYS.get(name.rsplit(".", 1)[-1])
+    if buffer is None:
+        what = f"a replay class of {name.rstrip('.')[:100]}, which is not in the files"
+        raise ValueError(f"{what}, give it: load(..., env=env, replay_buffer_class=...)")
+    if not isinstance(kwargs, dict):
+        raise ValueError("replay_buffer_kwargs are no dict")
+    for argument, value in kwargs.items():
+        is_bool = argument == "handle_timeout_termination" and isinstance(value, bool)
+        if not is_bool and not (argument in _OF_REPLAYS and _OF_REPLAYS[argument].accepts(value)):
+            raise ValueError(f"replay_buffer_kwargs: {str(argument)[:50]}={str(value)[:50]}: no replay takes it")
+    if buffer is NStepReplayBuffer and kwargs.get("n_steps") == model.n_steps > 1:
+        kwargs = {argument: value for argument, value in kwargs.items() if argument not in ("n_steps", "gamma")}
+    elif model.n_steps > 1 or buffer not in (ReplayBuffer, DictReplayBuffer):
+        model.replay_buffer_class = buffer
+    model.replay_buffer_kwargs = dict(kwargs)
+
+
+def _written_replay(data: dict[str, Any]) -> dict[str, Any]:
+    """Whether the replay is SB3's smaller variant, the name of its class, and its arguments."""
+    written = data.get("replay_buffer_class")
+    return {
+        "optimize_memory_usage": data.get("optimize_memory_usage", False),
+        "replay_buffer_class": None if written is None else _class_name(written),
+        "replay_buffer_kwargs": data.get("replay_buffer_kwargs", {}),
+    }
 
 
 def _written_training(data: dict[str, Any]) -> dict[str, Any]:

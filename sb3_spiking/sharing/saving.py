@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from sb3_spiking.files import replaced
 from sb3_spiking.policies import SpikingPolicy
 from sb3_spiking.sharing.archive import CONFIG, OPTIMIZER, WEIGHTS, flattened
-from sb3_spiking.sharing.loading import COUNTERS, HYPERPARAMETERS, NoReplay
+from sb3_spiking.sharing.loading import COUNTERS, HYPERPARAMETERS, REPLAYS, NoReplay, check_classes
 from sb3_spiking.sharing.spaces import space_to_json
 
 FORMAT = 1
@@ -68,10 +68,17 @@ def config(model: DQN) -> dict[str, Any]:
     numbers = {name: getattr(model, name) for name in (*HYPERPARAMETERS, *COUNTERS) if hasattr(model, name)}
     rate: Any = model.learning_rate
     rate = float(rate) if isinstance(rate, (int, float)) else getattr(rate, "val", None)
-    training = {"learning_rate": rate, "train_freq": frequency}
+    replay = model.replay_buffer_class
+    training = {
+        "learning_rate": rate,
+        "train_freq": frequency,
+        "optimize_memory_usage": model.optimize_memory_usage,
+        "replay_buffer_class": None if replay is None else f"{replay.__module__}.{replay.__qualname__}",
+        "replay_buffer_kwargs": model.replay_buffer_kwargs if replay in REPLAYS.values() else {},
+    }
     if isinstance(model.replay_buffer, NoReplay):
-        training |= dict.fromkeys(model.replay_buffer.not_in_files)
-    return {
+        training |= model.replay_buffer.in_files
+    content = {
         "format": FORMAT,
         "algorithm": "DQN",
         "policy_class": f"{type(policy).__module__}.{type(policy).__qualname__}",
@@ -82,6 +89,8 @@ def config(model: DQN) -> dict[str, Any]:
         **training,
         **{name: "inf" if value == float("inf") else value for name, value in numbers.items()},
     }
+    check_classes(content)
+    return content
 
 
 def _written(name: str, value: Any) -> Any:

@@ -55,6 +55,8 @@ class SpikingLayer(nn.Module):
         self.shares: rates.LayerShares | None = None
         self.normalization: nn.Module | None = None
         if normalization is not None:
+            if connection.weight.shape[0] == 1 and isinstance(connection, nn.Linear):
+                raise ValueError(f"normalization={normalization!r} of one unit: its current would be 0, expected two at least")
             self.normalization = NORMALIZATIONS[normalization](len(connection.weight), neuron["threshold"])
 
     def forward(self, window: th.Tensor) -> th.Tensor:

@@ -27,7 +27,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_spiking.errors import AgentError
 from sb3_spiking.files import replace_file
-from sb3_spiking.sharing.archive import parse_json, read_agent
+from sb3_spiking.sharing.archive import read_agent, read_json
 from sb3_spiking.training.manifest import (
     FOLDER,
     FORMAT,
@@ -195,7 +195,7 @@ class Checkpoint(BaseCallback):
         manifest = self.folder / MANIFEST
         try:
             if manifest.is_file():
-                written = parse_json(manifest.read_bytes(), str(manifest))
+                written = read_json(manifest)
                 replay = written["replay"] or {"parts": []}
                 kept |= {MANIFEST, written["model"], *(part["file"] for part in replay["parts"])}
         except (OSError, AgentError, KeyError, TypeError):

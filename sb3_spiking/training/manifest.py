@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_spiking.errors import AgentError
-from sb3_spiking.sharing.archive import parse_json
+from sb3_spiking.sharing.archive import read_json
 
 #: Folder of the checkpoint in a run, and the file that says what belongs to it
 FOLDER = "checkpoint"
@@ -54,7 +54,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
     if not file.is_file():
         raise AgentError(f"{folder}: there is no checkpoint, no {MANIFEST} in it")
-    manifest = parse_json(file.read_bytes(), str(file))
+    manifest = read_json(file)
     try:
         _check(manifest)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

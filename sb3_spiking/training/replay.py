@@ -12,6 +12,8 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_spiking.sharing.loading import REPLAYS
+
 
 class FrameStackReplayBuffer(NStepReplayBuffer):
     """
@@ -116,6 +118,9 @@ class FrameStackReplayBuffer(NStepReplayBuffer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._set_views()
+
+
+REPLAYS[FrameStackReplayBuffer.__name__] = FrameStackReplayBuffer
 
 
 class _Stacks:
