@@ -306,6 +306,20 @@ def test_a_training_that_was_stopped_does_not_go_on_with_another_list(tmp_path, 
     assert log_of(tmp_path, job).count(": python -m rl_zoo3.train") == 1
 
 
+def test_results_of_a_list_that_has_changed_are_named(tmp_path, in_process):
+    write_list(tmp_path, steps=300)
+    assert "has changed" not in in_process("sweep", "small.yml", tmp_path)[1]
+    assert "has changed" not in in_process("sweep", "small.yml --threads 2", tmp_path)[1]
+    write_list(tmp_path, steps=300, seeds=[0, 1], hyperparams={"gamma": 0.5})
+    for arguments in ("small.yml --only relu_0", "small.yml --status"):
+        said = in_process("sweep", arguments, tmp_path)[1]
+        assert "small.yml has changed since CartPole-v1_relu_0 ran, whose results stay; to train again" in said
+    scores = tmp_path / "results/small/scores.csv"
+    scores.write_text(scores.read_text().splitlines()[0] + "\n")
+    assert "has changed" not in in_process("sweep", "small.yml --only relu_0", tmp_path)[1]
+    assert "gamma:0.5" in (tmp_path / "results/small/jobs.yml").read_text()
+
+
 def test_every_training_has_a_checkpoint(tmp_path):
     own = {"hyperparams": {"callback": [{"sb3_spiking.Checkpoint": {"save_freq": 7}}]}}
     methods = {

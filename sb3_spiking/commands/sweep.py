@@ -132,6 +132,17 @@ def _status(sweep: Sweep, wanted: list[Job]) -> None:
         print(f"\n{tables.table(jobs, jobs.scores(), known_random_scores(jobs.results))}")
 
 
+def _say_what_is_outdated(sweep: Sweep, wanted: list[Job]) -> None:
+    outdated = [job.name for job in sweep.outdated(wanted)]
+    if outdated:
+        which = ", ".join(outdated[:_SHOWN]) + (f" and {len(outdated) - _SHOWN} more" if len(outdated) > _SHOWN else "")
+        print(
+            f"{sweep.jobs.file} has changed since {which} ran, whose results stay; to train again, remove the rows from "
+            f"{sweep.jobs.results / 'scores.csv'}",
+            file=sys.stderr,
+        )
+
+
 def _dry_run(sweep: Sweep, wanted: list[Job], slots: int | None) -> None:
     """Print what the jobs that are not done would cost."""
     done = sweep.jobs.records.names()
@@ -164,12 +175,14 @@ def run(args: argparse.Namespace) -> None:
     if args.status:
         jobs.check(wanted)
         _status(sweep, wanted)
+        _say_what_is_outdated(sweep, wanted)
         return
     sweep.check(wanted)
     if args.dry_run:
         slots = args.jobs or (Local(Resources(args.threads, args.memory, args.gpus)).slots if args.on == "local" else None)
         _dry_run(sweep, wanted, slots)
         return
+    _say_what_is_outdated(sweep, wanted)
     failed: list[Job] = []
     if not {job.name for job in wanted} <= jobs.records.names():
         engine = _engine(args, sweep.logs)

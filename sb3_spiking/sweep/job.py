@@ -28,7 +28,7 @@ from sb3_spiking.sweep.process import PARENT
 from sb3_spiking.sweep.records import Records
 from sb3_spiking.sweep.scoring import write_command, write_result
 from sb3_spiking.sweep.state import State, Task
-from sb3_spiking.sweep.zoo_command import import_packages
+from sb3_spiking.sweep.zoo_command import import_packages, what_it_trains
 from sb3_spiking.training.manifest import FOLDER, MANIFEST
 
 LOG = "train.log"
@@ -72,19 +72,11 @@ def _check_command(file: Path, shown: str) -> None:
     :raises AgentError: if they train something else
     """
     began = file.read_text() if file.is_file() else shown
-    if _settings(began) != _settings(shown):
+    if what_it_trains(began) != what_it_trains(shown):
         raise AgentError(
             f"{file.parent}: the training began with other settings than the list has now, {began}; remove the folder to "
             "begin anew, or change the list back to go on"
         )
-
-
-def _settings(command: str) -> list[str]:
-    """The words of a command without the number of threads, its hyperparameters in one order."""
-    words = shlex.split(command)
-    kept = [word for before, word in zip(["", *words], words, strict=False) if before != "--num-threads"]
-    last = max((place for place, word in enumerate(kept) if word == "-params"), default=len(kept))
-    return kept[:last] + sorted(kept[last:])
 
 
 def run(task: Task) -> None:

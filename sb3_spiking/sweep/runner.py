@@ -16,6 +16,8 @@ from sb3_spiking.sweep.lists import Job, TrainingList
 from sb3_spiking.sweep.logs import trained_steps
 from sb3_spiking.sweep.process import Process
 from sb3_spiking.sweep.state import State, Task
+from sb3_spiking.sweep.zoo_command import what_it_trains
+from sb3_spiking.training.checkpoint import Checkpoint
 from sb3_spiking.training.manifest import FOLDER, MANIFEST
 
 # Kills in a row between which a training comes no step further
@@ -97,6 +99,21 @@ class Sweep:
             threads=jobs.threads,
             episodes=jobs.score_episodes,
         )
+
+    def outdated(self, wanted: list[Job]) -> list[Job]:
+        """
+        :param wanted: jobs
+        :return: those whose results come from another command than the list has now; results from before there were
+            checkpoints do not tell
+        """
+        records = self.jobs.records.jobs()
+        kept = {job: records[job.name]["command"] for job in self.jobs.finished() if job in wanted and job.name in records}
+        return [
+            job
+            for job, command in kept.items()
+            if (Checkpoint.__name__ in command or self.jobs.source(job) is not None)
+            and what_it_trains(command) != what_it_trains(self.task(job).shown)
+        ]
 
     def process(self, job: Job) -> Process:
         """The process of a job, which starts where this one is."""

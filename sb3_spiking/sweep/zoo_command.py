@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import io
 import os
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,6 +48,19 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
         return parser.parse_known_args(arguments)[0]
     except Exception as error:  # RL Zoo evaluates values as Python
         raise AgentError(one_line(error)) from error
+
+
+def what_it_trains(command: str) -> list[str]:
+    """
+    :param command: of a job, as it is kept with its results
+    :return: its words but for the number of threads and folders, hyperparameters in one order: those of commands that train
+        the same are equal
+    """
+    words = shlex.split(command)
+    passed = {"--num-threads", "-f", "--tensorboard-log"}
+    kept = [word for before, word in zip(["", *words], words, strict=False) if before not in passed]
+    last = max((place for place, word in enumerate(kept) if word == "-params"), default=len(kept))
+    return kept[:last] + sorted(kept[last:])
 
 
 def import_packages(names: Sequence[str]) -> None:
