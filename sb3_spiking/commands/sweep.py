@@ -138,7 +138,7 @@ def _say_what_is_outdated(sweep: Sweep, wanted: list[Job]) -> None:
         which = ", ".join(outdated[:_SHOWN]) + (f" and {len(outdated) - _SHOWN} more" if len(outdated) > _SHOWN else "")
         print(
             f"{sweep.jobs.file} has changed since {which} ran, whose results stay; to train again, remove the rows from "
-            f"{sweep.jobs.results / 'scores.csv'}",
+            f"{sweep.jobs.results / 'scores.csv'}, and random.csv if environments are others now",
             file=sys.stderr,
         )
 
