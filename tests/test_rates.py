@@ -186,7 +186,7 @@ def test_kernels_for_gpus(monkeypatch, space, delay, reset):
     if space is not VECTOR:
         settings |= {**CONVOLUTIONS, "features_dim": 20}
     monkeypatch.setattr(kernels, "_in_use", "reference")
-    expected, expected_grads = gradients(network(space, "rates", **settings), batch(space))
+    expected, expected_grads = gradients(network(space, "rates", **settings), batch(space, 2))
     calls = []
 
     def counted(*arguments):
@@ -195,7 +195,7 @@ def test_kernels_for_gpus(monkeypatch, space, delay, reset):
 
     device = "cuda" if th.cuda.is_available() else "cpu"  # there in Triton's interpreter
     monkeypatch.setattr("sb3_spiking.snn.neurons.leaky_rates", counted)
-    q_net, observations = network(space, "rates", **settings).to(device), batch(space)
+    q_net, observations = network(space, "rates", **settings).to(device), batch(space, 2)
     if isinstance(observations, dict):
         observations = {key: each.to(device) for key, each in observations.items()}
     else:
