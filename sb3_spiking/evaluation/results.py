@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from sb3_spiking.errors import AgentError, one_line
 from sb3_spiking.evaluation.episodes import Episode, Operations
@@ -111,6 +110,8 @@ def interval(
         return math.nan, math.nan
     if np.ptp(numbers) == 0:
         return float(numbers[0]), float(numbers[0])
+    from scipy import stats  # slow to import
+
     half = stats.t.ppf((1 + confidence) / 2, len(numbers) - 1) * stats.sem(numbers)
     low, high = min(limits[0], numbers.min()), max(limits[1], numbers.max())
     return float(max(low, numbers.mean() - half)), float(min(high, numbers.mean() + half))

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import trim_mean
 
 #: Fewer runs of a game have no interval: it would cover far less than it says
 FEWEST_RUNS = 5
@@ -54,6 +53,8 @@ def interquartile_mean(scores: Mapping[str, np.ndarray]) -> np.ndarray:
     """
     if not scores:
         return np.asarray(np.nan)
+    from scipy.stats import trim_mean  # slow to import
+
     return np.asarray(trim_mean(np.concatenate(list(scores.values()), axis=-1), 0.25, axis=-1))
 
 
