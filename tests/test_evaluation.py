@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from gymnasium import spaces
-from processes import environment, python
+from processes import environment
 from stable_baselines3 import DQN
 from stable_baselines3.common.atari_wrappers import ClipRewardEnv, EpisodicLifeEnv, NoopResetEnv
 
@@ -30,10 +30,6 @@ from sb3_spiking.evaluation.scores import reference_scores, score_limits
 from sb3_spiking.evaluation.table import markdown
 
 SHORT = dataclasses.replace(PROTOCOLS["paper"], episodes=5, max_steps=30)
-
-
-def command(module, arguments, folder):
-    return python("-m", module, *arguments.split(), "--num-threads", "1", folder=folder)
 
 
 @pytest.fixture
@@ -338,26 +334,24 @@ def test_protocols_that_do_not_fit(atari):
         list(run_episodes(agent, dataclasses.replace(PROTOCOLS["zoo"], max_steps=9), [0]))
 
 
-def test_evaluate_command(relu_run):
+def test_evaluate_command(relu_run, in_process):
     arguments = "--algo dqn --env CartPole-v1 -f relu --episodes 3 --max-steps 40 --relative-to relu -o results"
-    result = command("sb3_spiking", f"evaluate {arguments}", relu_run)
-    assert result.returncode == 0, result.stderr
+    said, _ = in_process("evaluate", arguments, relu_run)
     for name in ("episodes.csv", "summary.csv", "layers.csv", "scores.png"):
         assert (relu_run / "results" / name).stat().st_size > 0
     (row,) = pd.read_csv(relu_run / "results/summary.csv").to_dict("records")
     assert (row["episodes"], row["relative"]) == (3, pytest.approx(100.0))
-    assert "nJ a decision" in result.stdout
+    assert "nJ a decision" in said
 
 
-def test_evaluate_compares_the_runs_of_folders(relu_run, tmp_path):
+def test_evaluate_compares_the_runs_of_folders(relu_run, tmp_path, in_process):
     for folder, runs in (("relu", (1, 2)), ("other", (1, 2))):
         for run in runs:
             shutil.copytree(relu_run / "relu/dqn/CartPole-v1_1", tmp_path / folder / f"dqn/CartPole-v1_{run}")
     arguments = "--env CartPole-v1 -f relu other --exp-id 1 2 --episodes 2 --max-steps 20 --relative-to relu"
-    result = command("sb3_spiking", f"evaluate {arguments}", tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "0% is random play, 100% the mean of relu" in result.stdout
-    (row,) = [line for line in result.stdout.splitlines() if line.startswith("| other")]
+    said, _ = in_process("evaluate", arguments, tmp_path)
+    assert "0% is random play, 100% the mean of relu" in said
+    (row,) = [line for line in said.splitlines() if line.startswith("| other")]
     assert [cell.strip() for cell in row.strip("|").split("|")] == ["other", "2", "100%", "50%"]  # the same agents: ties
     assert pd.read_csv(tmp_path / "evaluation/summary.csv")["relative"].tolist() == pytest.approx([100] * 4)
 
@@ -412,7 +406,7 @@ def test_without_greedy_decisions_there_is_no_energy(agent, tmp_path):
     assert layers.empty
 
 
-def test_robustness_command_survives_a_kill(relu_run):
+def test_robustness_command_survives_a_kill(relu_run, in_process):
     arguments = (
         "--env CartPole-v1 -f relu --perturbations mask --levels 0 50 100 --episodes 4 --max-steps 200 --n-envs 1 -o rob"
     )
@@ -425,8 +419,7 @@ def test_robustness_command_survives_a_kill(relu_run):
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = rows.read_text()
-    result = command("sb3_spiking", f"robustness {arguments}", relu_run)
-    assert result.returncode == 0, result.stderr
+    in_process("robustness", arguments, relu_run)
     assert rows.read_text().startswith(before[: before.rfind("\n") + 1])
     table = pd.read_csv(relu_run / "rob/robustness.csv")
     assert list(table["level"]) == [0, 50, 100]
