@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from processes import python
+from processes import finished, python
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
@@ -249,17 +249,12 @@ def test_what_cannot_be_converted_is_refused():
             convert(model, [], env)
 
 
-def command(module, arguments, folder):
-    return python("-m", module, *arguments.split(), "--num-threads", "1", folder=folder)
-
-
 def test_the_command_goes_on_where_it_stopped_and_leaves_an_ordinary_agent(relu_run, in_process):
     arguments = (
         "--algo dqn --env CartPole-v1 -f relu -o spiking --num-steps 30 --frames 200 --decisions 64 --episodes 2 --curve 5 "
         "--max-steps 50"
     )
-    first = command("sb3_spiking", f"convert {arguments}", relu_run)
-    assert first.returncode == 0, first.stderr
+    first, _ = in_process("convert", arguments, relu_run)
     run = relu_run / "spiking/dqn/CartPole-v1_1"
     assert (run / "conversion.png").stat().st_size > 10_000
     record = json.loads((run / "conversion.json").read_text())
@@ -273,13 +268,13 @@ def test_the_command_goes_on_where_it_stopped_and_leaves_an_ordinary_agent(relu_
     assert (run / "CartPole-v1.zip").stat().st_mtime_ns == made
     assert (run / "episodes.csv").read_text() == rows
     assert "calibration" not in progress
-    assert printed == first.stdout
+    assert printed == first
     in_process("convert", f"{arguments} --rule patel", relu_run)
     model = DQN.load(run / "CartPole-v1.zip")
     assert isinstance(model.policy, SpikingPolicy)
     assert model.policy.settings.readout == "spike"
-    played = command("rl_zoo3.enjoy", "--algo dqn --env CartPole-v1 -f spiking --no-render -n 60", relu_run)
-    assert played.returncode == 0, played.stderr
+    enjoy = "rl_zoo3.enjoy --algo dqn --env CartPole-v1 -f spiking --no-render -n 60 --num-threads 1"
+    finished(python("-m", *enjoy.split(), folder=relu_run))
     assert not list((relu_run / "spiking/dqn").glob(".*"))
 
 
