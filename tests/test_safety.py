@@ -8,6 +8,7 @@ import resource
 import shutil
 from pathlib import Path
 
+import gymnasium as gym
 import hostile
 import pytest
 import torch as th
@@ -18,9 +19,10 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 
 import sb3_spiking
-from sb3_spiking import AgentError
+from sb3_spiking import AgentError, SpikingMLP
 from sb3_spiking.evaluation.agents import load_agent
-from sb3_spiking.sharing.loading import _BoundedAllocations
+from sb3_spiking.sharing.archive import read_agent
+from sb3_spiking.sharing.loading import _BoundedAllocations, build
 from sb3_spiking.sharing.zoo_files import read_environment
 
 #: Memory that a refusal may take, bytes
@@ -184,6 +186,15 @@ def test_a_window_of_actions_or_inputs_too_large(settings, largest, tmp_path, mo
     sb3_spiking.load(tmp_path / "agent")
     monkeypatch.setattr("sb3_spiking.sharing.loading.MAX_WINDOW", largest - 1)
     assert f"a layer whose window has more than {largest - 1} numbers" in refused(sb3_spiking.load, tmp_path / "agent")
+
+
+def test_a_window_of_another_algorithms_inputs_too_large(tmp_path, monkeypatch):
+    body = {"features_extractor_class": SpikingMLP, "features_extractor_kwargs": {"net_arch": [1], "encoding": "poisson"}}
+    PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, policy_kwargs={**body, "net_arch": []}).save(tmp_path / "ppo.zip")
+    steps = SpikingMLP.resolve(gym.make("CartPole-v1").observation_space, False).num_steps
+    build(PPO, read_agent(tmp_path / "ppo.zip"))
+    monkeypatch.setattr("sb3_spiking.sharing.loading.MAX_WINDOW", steps * 2 * 4 - 1)
+    assert "a layer whose window has more than" in refused(lambda path: build(PPO, read_agent(path)), tmp_path / "ppo.zip")
 
 
 def test_more_relu_layers_than_a_thousand(tmp_path):

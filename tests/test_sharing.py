@@ -329,11 +329,25 @@ def test_the_replay_stays_what_it_was(folder, settings, given, expected, kwargs,
         sb3_spiking.save(sb3_spiking.load(path), path)  # as an agent to act, too
     else:
         model.save(path)
+        sb3_spiking.load(path).save(path)
     loaded = sb3_spiking.load(path, env=env, **given, **({} if folder else {"train_freq": 4}))
     assert type(loaded.replay_buffer) is expected
     assert loaded.replay_buffer_kwargs == kwargs
     assert loaded.replay_buffer.optimize_memory_usage == model.replay_buffer.optimize_memory_usage
     loaded.learn(30)
+
+
+def test_arguments_of_the_replay_that_are_pickled(tmp_path):
+    kwargs = {"n_steps": 4, "gamma": np.float32(0.5)}
+    replay = {"replay_buffer_class": NStepReplayBuffer, "replay_buffer_kwargs": kwargs, "buffer_size": 50}
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"net_arch": [8]}, **replay)
+    model.save(tmp_path / "agent.zip")
+    sb3_spiking.load(tmp_path / "agent.zip")
+    training = {"env": model.get_env(), "train_freq": 4}
+    with pytest.raises(AgentError, match="replay_buffer_kwargs are there as a pickle alone"):
+        sb3_spiking.load(tmp_path / "agent.zip", **training)
+    loaded = sb3_spiking.load(tmp_path / "agent.zip", **training, replay_buffer_kwargs={"n_steps": 3})
+    assert (type(loaded.replay_buffer), loaded.replay_buffer.n_steps) == (NStepReplayBuffer, 3)
 
 
 class OtherReplay(ReplayBuffer):

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_spiking.errors import AgentError, one_line
-from sb3_spiking.extractors import SpikingCombinedExtractor, SpikingMLP, SpikingNatureCNN
+from sb3_spiking.extractors import SpikingCombinedExtractor, SpikingExtractor, SpikingMLP, SpikingNatureCNN
 from sb3_spiking.policies import SpikingPolicy, SpikingQNetwork
 from sb3_spiking.relu import ReluExtractor
 from sb3_spiking.settings import SpikingSettings
@@ -187,6 +187,8 @@ def _build(
         if "learning_rate" in known:
             model._setup_lr_schedule()
         model._convert_train_freq()
+        model.replay_buffer_class = None  # not what was taken for want of a replay
+        _set_replay(model, data, {})
         unknown = {"learning_rate", "train_freq"} - set(known)
         model.replay_buffer = NoReplay({**dict.fromkeys(unknown), **_written_replay(data)})  # type: ignore[assignment]
     model.policy.load_state_dict(_checked(model.policy, record))
@@ -216,11 +218,11 @@ def _window(module: nn.Module) -> int:
     if isinstance(module, SpikingLayer):
         return module.num_steps * len(module.connection.weight)
     if isinstance(module, SpikingQNetwork):
-        numbers = int(module.action_space.n)
-        if module.settings.encoding != "direct":
-            numbers = max(numbers, 2 * spaces.flatdim(module.observation_space))
-        return module.settings.num_steps * numbers
-    return module.settings.num_steps * module.largest_layer if isinstance(module, SpikingNatureCNN) else 0
+        return module.settings.num_steps * int(module.action_space.n)
+    if isinstance(module, SpikingExtractor):
+        inputs = 0 if module.settings.encoding == "direct" else 2 * spaces.flatdim(module._observation_space)
+        return module.settings.num_steps * max(inputs, module.largest_layer if isinstance(module, SpikingNatureCNN) else 0)
+    return 0
 
 
 def _class_name(written: Any) -> str:
@@ -335,12 +337,20 @@ def _set_replay(model: DQN, data: dict[str, Any], given: dict[str, Any]) -> None
     if not isinstance(optimized, bool):
         raise ValueError(f"optimize_memory_usage={str(optimized)[:50]}: expected true or false")
     model.optimize_memory_usage = optimized
-    if name is None or "replay_buffer_class" in given:
+    if "replay_buffer_class" in given:
         return
-    buffer = REPLAYS.get(name.rsplit(".", 1)[-1])
-    if buffer is None:
+    buffer = None if name is None else REPLAYS.get(name.rsplit(".", 1)[-1])
+    pickled = isinstance(kwargs, dict) and ":serialized:" in kwargs
+    if model.env is None and (pickled or (name is not None and buffer is None)):
+        return  # it has no replay
+    if name is not None and buffer is None:
         what = f"a replay class of {name.rstrip('.')[:100]}, which is not in the files"
         raise ValueError(f"{what}, give it: load(..., env=env, replay_buffer_class=...)")
+    if pickled and "replay_buffer_kwargs" not in given:
+        raise ValueError(
+            "replay_buffer_kwargs are there as a pickle alone, give them: load(..., env=env, replay_buffer_kwargs=...)"
+        )
+    kwargs = {} if "replay_buffer_kwargs" in given else kwargs
     if not isinstance(kwargs, dict):
         raise ValueError("replay_buffer_kwargs are no dict")
     for argument, value in kwargs.items():
@@ -349,7 +359,7 @@ def _set_replay(model: DQN, data: dict[str, Any], given: dict[str, Any]) -> None
             raise ValueError(f"replay_buffer_kwargs: {str(argument)[:50]}={str(value)[:50]}: no replay takes it")
     if buffer is NStepReplayBuffer and kwargs.get("n_steps") == model.n_steps > 1:
         kwargs = {argument: value for argument, value in kwargs.items() if argument not in ("n_steps", "gamma")}
-    elif model.n_steps > 1 or buffer not in (ReplayBuffer, DictReplayBuffer):
+    elif buffer is not None and (model.n_steps > 1 or buffer not in (ReplayBuffer, DictReplayBuffer)):
         model.replay_buffer_class = buffer
     model.replay_buffer_kwargs = dict(kwargs)
 
