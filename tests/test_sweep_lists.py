@@ -12,6 +12,7 @@ from sb3_spiking.evaluation.agents import load_agent
 from sb3_spiking.sweep import plots, scoring, tables
 from sb3_spiking.sweep.lists import TrainingList
 from sb3_spiking.sweep.records import Records
+from sb3_spiking.sweep.zoo_command import what_it_trains
 
 LIST = {
     "environments": ["CartPole-v1"],
@@ -259,3 +260,20 @@ def test_a_list_that_is_not_finished_has_nothing_to_compare(tmp_path):
         assert text in tables.over_seeds(jobs, scores, {"CartPole-v1": 20.0})
         plots.plot_profile(jobs, scores, {"CartPole-v1": 20.0}, tmp_path / "profile.png")
         assert (tmp_path / "profile.png").exists() == (len(methods) > 1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (
+            "rl_zoo3.train -f logs --num-threads 1 -params a:1 b:2",
+            "rl_zoo3.train -f logs/x --num-threads 4 -params b:2 a:1",
+            True,
+        ),
+        ("rl_zoo3.train -f logs -params a:1", "rl_zoo3.train -f logs -params a:2", False),
+        ("rl_zoo3.train -f logs -n 10", "rl_zoo3.train -f logs -n 20", False),
+        ("sb3_spiking convert -f logs/relu_0", "sb3_spiking convert -f logs/wide_0", False),  # another agent
+    ],
+)
+def test_commands_that_train_the_same(one, other, same):
+    assert (what_it_trains(one) == what_it_trains(other)) is same

@@ -53,11 +53,11 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
 def what_it_trains(command: str) -> list[str]:
     """
     :param command: of a job, as it is kept with its results
-    :return: its words but for the number of threads and folders, hyperparameters in one order: those of commands that train
-        the same are equal
+    :return: its words but for the number of threads and the folders of a training, hyperparameters in one order: those of
+        commands that train the same, or convert the same agent, are equal
     """
     words = shlex.split(command)
-    passed = {"--num-threads", "-f", "--tensorboard-log"}
+    passed = {"--num-threads"} | ({"-f", "--tensorboard-log"} if "rl_zoo3.train" in words else set())
     kept = [word for before, word in zip(["", *words], words, strict=False) if before not in passed]
     last = max((place for place, word in enumerate(kept) if word == "-params"), default=len(kept))
     return kept[:last] + sorted(kept[last:])
