@@ -337,6 +337,16 @@ def test_the_replay_stays_what_it_was(folder, settings, given, expected, kwargs,
     loaded.learn(30)
 
 
+def test_another_replay_than_the_smaller_variant(tmp_path):
+    env = VecFrameStack(make_vec_env("CartPole-v1"), 2)
+    smaller = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
+    model = DQN(SpikingPolicy, env, policy_kwargs={"net_arch": [8]}, buffer_size=50, **smaller)
+    sb3_spiking.save(model, tmp_path / "agent")
+    replay = {"replay_buffer_class": FrameStackReplayBuffer, "replay_buffer_kwargs": {"n_stack": 2}}
+    loaded = sb3_spiking.load(tmp_path / "agent", env=env, optimize_memory_usage=False, **replay)
+    assert type(loaded.replay_buffer) is FrameStackReplayBuffer
+
+
 def test_arguments_of_the_replay_that_are_pickled(tmp_path):
     kwargs = {"n_steps": 4, "gamma": np.float32(0.5)}
     replay = {"replay_buffer_class": NStepReplayBuffer, "replay_buffer_kwargs": kwargs, "buffer_size": 50}

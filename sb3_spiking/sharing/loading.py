@@ -313,9 +313,9 @@ def _set_training(model: BaseAlgorithm, data: dict[str, Any], env: GymEnv, given
     check_for_correct_spaces(wrapped, model.observation_space, model.action_space)
     model.env, model.n_envs = wrapped, wrapped.num_envs
     _set_numbers(model, data, HYPERPARAMETERS)
-    unknown = set(given) - set(HYPERPARAMETERS) - set(_ONLY_PICKLED)
+    unknown = set(given) - set(HYPERPARAMETERS) - set(_OTHERS)
     if unknown:
-        expected = ", ".join(sorted({*HYPERPARAMETERS, *_ONLY_PICKLED}))
+        expected = ", ".join(sorted({*HYPERPARAMETERS, *_OTHERS}))
         raise TypeError(f"load() takes no {', '.join(sorted(unknown))}; expected hyperparameters of DQN: {expected}")
     written = _written_training(data)
     for name in ("learning_rate", "train_freq"):
@@ -382,7 +382,8 @@ def _written_training(data: dict[str, Any]) -> dict[str, Any]:
     return {"learning_rate": rate, "train_freq": data.get("train_freq") if "format" in data else None}
 
 
-_ONLY_PICKLED = ("learning_rate", "train_freq", "replay_buffer_class", "replay_buffer_kwargs")
+# Hyperparameters that are not a number in a range
+_OTHERS = ("learning_rate", "train_freq", "replay_buffer_class", "replay_buffer_kwargs", "optimize_memory_usage")
 
 
 def _is_training_number(name: str, value: Any) -> bool:
