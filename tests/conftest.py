@@ -1,3 +1,4 @@
+import contextlib
 import importlib
 import os
 import shutil
@@ -12,8 +13,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
+import rl_zoo3.train
 import torch as th
-from processes import finished, python
 from small_agents import ENVIRONMENTS
 from stable_baselines3 import PPO, SAC
 
@@ -46,7 +47,20 @@ def small(request):
 
 
 @pytest.fixture(scope="session")
-def relu_run(tmp_path_factory):
+def train_with_rl_zoo():
+    """``python -m rl_zoo3.train`` in a folder, without a process of its own and thus without what ``-f sb3_spiking`` adds."""
+
+    def train(arguments, folder):
+        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
+            patch.setattr("sys.argv", ["rl_zoo3.train", *arguments.split()])
+            patch.setattr("sys.orig_argv", ["python", "-m", "rl_zoo3.train", *arguments.split()])
+            rl_zoo3.train.train()
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def relu_run(tmp_path_factory, train_with_rl_zoo):
     """
     A folder with log folders of RL Zoo: ``relu`` has a DQN that was trained on CartPole briefly, ``damaged`` half of its file,
     ``taken`` a copy, ``ppo`` a PPO, ``sac`` a SAC on
@@ -55,7 +69,7 @@ def relu_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("relu_run")
     arguments = "--algo dqn --env CartPole-v1 -f relu -n 3000 --num-threads 1 --eval-freq 1000 --seed 1"
     arguments += " -params policy_kwargs:dict(net_arch=[32,32])"
-    finished(python("-m", "rl_zoo3.train", *arguments.split(), folder=folder))
+    train_with_rl_zoo(arguments, folder)
     shutil.copytree(folder / "relu", folder / "damaged")
     (path,) = (folder / "damaged").glob("dqn/*/CartPole-v1.zip")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

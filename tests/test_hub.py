@@ -275,14 +275,14 @@ def run(module, arguments, folder, hub, **environment):
     return finished(python("-m", module, *arguments.split(), folder=folder, **of_the_hub, **environment))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env", "settings"),
     [
         ("CartPole-v1", "learning_starts:50 policy_kwargs:dict(net_arch=[16],num_steps=4)"),
-        pytest.param(
+        (
             "PongNoFrameskip-v4",
             "buffer_size:100 learning_starts:50 policy_kwargs:dict(conv_layers=[(2,8,8)],features_dim=8,num_steps=2)",
-            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -236,6 +236,7 @@ print([neuron(th.full((4, 1, 1), 0.8)).flatten().tolist() for _ in range(2)])
     assert "Numba does not work here" in result.stderr
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_written_kernels_compile_in_memory(tmp_path):
     program = "import torch as th; from sb3_spiking.snn import Leaky\n"
     program += "print(Leaky(beta=0.5)(th.full((2, 1, 1), 0.8)).sum().item())"

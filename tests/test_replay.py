@@ -233,6 +233,7 @@ def test_wrong_settings_are_refused(kwargs, message):
         FrameStackReplayBuffer(10, **arguments)
 
 
+@pytest.mark.slow
 def test_through_rl_zoo(tmp_path):
     command = "-m rl_zoo3.train --algo dqn --env BreakoutNoFrameskip-v4 -f sb3_spiking -n 120 --num-threads 1 --seed 0"
     settings = "learning_starts:100 buffer_size:1000 policy_kwargs:dict(num_steps=2)"

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from processes import environment, finished, python
+from processes import environment
 from small_agents import change_manifest
 from stable_baselines3.common.monitor import load_results
 
@@ -60,9 +60,9 @@ RESUMED = {
 
 
 @pytest.fixture(scope="module")
-def run_of_rl_zoo(tmp_path_factory):
+def run_of_rl_zoo(tmp_path_factory, train_with_rl_zoo):
     folder = tmp_path_factory.mktemp("zoo")
-    finished(python("-m", *TRAIN.replace("-n 2000", "-n 300").split(), folder=folder))
+    train_with_rl_zoo(TRAIN.removeprefix("rl_zoo3.train ").replace("-n 2000", "-n 300"), folder)
     return folder / "logs/dqn/CartPole-v1_1"
 
 

@@ -1,16 +1,11 @@
 """benchmarks/step_sizes.py: sizes by hand, and those of an agent from its file."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch as th
 from stable_baselines3 import DQN
 
 from sb3_spiking import SpikingPolicy
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "step_sizes.py"
 GRADIENT = (0.001 * 2.0**2) ** 0.5  # after one gradient of 2; Adam's second beta is 0.999
 STEP = 0.01 * GRADIENT / (GRADIENT + 0.3)
 
@@ -32,12 +27,11 @@ def test_sizes_by_hand(agent, import_benchmark):
         assert size == pytest.approx((GRADIENT, STEP))
 
 
-def test_an_agent_from_its_file(agent, tmp_path):
+def test_an_agent_from_its_file(agent, tmp_path, import_benchmark, monkeypatch, capsys):
     run = tmp_path / "dqn" / "CartPole-v1_1"
     (run / "CartPole-v1").mkdir(parents=True)
     agent.save(run / "CartPole-v1")
-    command = [sys.executable, SCRIPT, "--env", "CartPole-v1", "-f", tmp_path]
-    shown = subprocess.run(command, capture_output=True, text=True)
-    assert shown.returncode == 0, shown.stderr
+    monkeypatch.setattr("sys.argv", ["step_sizes.py", "--env", "CartPole-v1", "-f", str(tmp_path)])
+    import_benchmark("step_sizes").main()
     cells = [f"{GRADIENT:.1e}"] * 2 + [f"{STEP:.1e}"] * 2
-    assert shown.stdout.endswith(f"| {' | '.join(cells)} |\n")
+    assert capsys.readouterr().out.endswith(f"| {' | '.join(cells)} |\n")

@@ -16,15 +16,18 @@ from processes import environment, finished, python
 from small_lists import RELU, STEPS, complete, log_of, wait, write_list
 
 from sb3_spiking import commands
+from sb3_spiking.errors import AgentError
 from sb3_spiking.sweep.engines import Outcome, Resources, outcome
 from sb3_spiking.sweep.engines.local import Local
-from sb3_spiking.sweep.estimate import measure
+from sb3_spiking.sweep.estimate import Speed, measure
+from sb3_spiking.sweep.job import train
 from sb3_spiking.sweep.lists import TrainingList
 from sb3_spiking.sweep.logs import last_line, trained_steps
 from sb3_spiking.sweep.process import Process
 from sb3_spiking.sweep.runner import Sweep
 from sb3_spiking.sweep.state import State
 from sb3_spiking.sweep.zoo_command import read_options
+from sb3_spiking.training.manifest import FOLDER, MANIFEST
 
 
 def start(folder, *options):
@@ -39,6 +42,7 @@ def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_goes_on_and_so_does_a_sweep(tmp_path, in_process):
     write_list(tmp_path)
     job = "CartPole-v1_relu_0"
@@ -128,12 +132,15 @@ def test_a_command_that_ends_without_an_agent_has_failed(tmp_path):
     assert sweep.state.failed(job.name)
 
 
-def test_a_dry_run_measures_what_a_list_costs(tmp_path, monkeypatch, in_process):
-    file = write_list(tmp_path, seeds=[0, 1], steps=36_000)
-    jobs = TrainingList(file)
-    speed = measure(jobs, jobs.jobs[0], seconds=1, warm_up=0)
-    assert 20 < speed.steps < 20_000
-    monkeypatch.setattr("sb3_spiking.sweep.estimate.measure", lambda jobs, job: speed._replace(steps=10.0))
+@pytest.mark.slow
+def test_the_speed_of_a_job(tmp_path):
+    jobs = TrainingList(write_list(tmp_path))
+    assert 20 < measure(jobs, jobs.jobs[0], seconds=1, warm_up=0).steps < 20_000
+
+
+def test_a_dry_run_says_what_a_list_costs(tmp_path, monkeypatch, in_process):
+    write_list(tmp_path, seeds=[0, 1], steps=36_000)
+    monkeypatch.setattr("sb3_spiking.sweep.estimate.measure", lambda jobs, job: Speed(10.0, "measured now"))
     out, _ = in_process("sweep", "small.yml --dry-run --jobs 2", tmp_path)
     assert "| relu   |    2 | 72,000 |      10 |     2 | measured now |" in out
     assert "\n2 hours of jobs, threads of each: 1, 1 hours with 2 jobs at a time.\n" in out
@@ -285,38 +292,51 @@ def test_scores_are_of_the_environment_of_the_training(tmp_path, in_process, mon
     assert pd.read_csv(tmp_path / "results/small/random.csv")["mean"].tolist() == [3]
 
 
-def test_a_training_that_was_stopped_does_not_go_on_with_another_list(tmp_path, in_process, capsys):
-    write_list(tmp_path)
-    job, manifest = "CartPole-v1_relu_0", "logs/training/small/*/*/*/checkpoint/checkpoint.json"
-    sweep = start(tmp_path, "--jobs", "1")
-    try:
-        wait(lambda: list(tmp_path.glob(manifest)))
-    finally:
-        sweep.kill()
-        sweep.communicate()
-    wait(lambda: not State(tmp_path / "results/small").is_locked(job), 20)
-    write_list(tmp_path, hyperparams={"gamma": 0.5})
-    with pytest.raises(SystemExit):
-        in_process("sweep", "small.yml", tmp_path)
-    assert "the training began with other settings than the list has now" in capsys.readouterr().err
-    assert list(tmp_path.glob(manifest))
+def test_a_training_that_was_stopped_does_not_go_on_with_another_list(tmp_path, monkeypatch):
+    def task(**changes):
+        sweep = Sweep(TrainingList(write_list(tmp_path, **changes), tmp_path / "results"), tmp_path / "logs")
+        return sweep.task(sweep.jobs.jobs[0])
+
+    began = task()
+    manifest = Path(began.logs, "dqn/CartPole-v1_1", FOLDER, MANIFEST)
+    manifest.parent.mkdir(parents=True)
+    manifest.touch()
+    Path(began.logs, "command.txt").write_text(began.shown)
+    ran = []
+    monkeypatch.setattr("runpy.run_module", lambda module, **_: ran.append((module, sys.argv)))
+    monkeypatch.setattr("sys.argv", sys.argv)
+    monkeypatch.setattr("sys.orig_argv", sys.orig_argv)
+    with pytest.raises(AgentError, match="the training began with other settings than the list has now"):
+        train(task(hyperparams={"gamma": 0.5}))
+    assert manifest.exists()
+    assert ran == []
     # The order of the hyperparameters may change
-    write_list(tmp_path, methods={"relu": {"hyperparams": dict(reversed(RELU["hyperparams"].items()))}})
-    in_process("sweep", "small.yml", tmp_path)
-    assert log_of(tmp_path, job).count(": python -m rl_zoo3.train") == 1
+    changed = task(methods={"relu": {"hyperparams": dict(reversed(RELU["hyperparams"].items()))}})
+    assert changed.shown != began.shown
+    run = train(changed)
+    assert ran == [("sb3_spiking", ["sb3_spiking", "resume", str(run)])]
 
 
 def test_results_of_a_list_that_has_changed_are_named(tmp_path, in_process):
-    write_list(tmp_path, steps=300)
-    assert "has changed" not in in_process("sweep", "small.yml", tmp_path)[1]
-    assert "has changed" not in in_process("sweep", "small.yml --threads 2", tmp_path)[1]
-    write_list(tmp_path, steps=300, seeds=[0, 1], hyperparams={"gamma": 0.5})
+    def said(arguments="small.yml --status"):
+        return in_process("sweep", arguments, tmp_path)[1]
+
+    sweep = Sweep(TrainingList(write_list(tmp_path), tmp_path / "results/small"), tmp_path / "logs")
+    (job,) = sweep.jobs.jobs
+    result = tmp_path / "results/small" / job.name
+    result.mkdir(parents=True)
+    (result / "score.csv").write_text("mean,std,max,train_seconds\n40.0,0.0,40.0,1\n")
+    (result / "evaluations.csv").write_text("timesteps,mean,std\n500,40.0,0.0\n")
+    (result / "command.txt").write_text(f"{sweep.task(job).shown}\nmachine\n")
+    (result / "config.yml").write_text("policy: MlpPolicy\n")
+    assert "has changed" not in said("small.yml")
+    assert "has changed" not in said("small.yml --threads 2")
+    write_list(tmp_path, seeds=[0, 1], hyperparams={"gamma": 0.5})
     for arguments in ("small.yml --only relu_0", "small.yml --status"):
-        said = in_process("sweep", arguments, tmp_path)[1]
-        assert "small.yml has changed since CartPole-v1_relu_0 ran, whose results stay; to train again" in said
+        assert f"small.yml has changed since {job.name} ran, whose results stay; to train again" in said(arguments)
     scores = tmp_path / "results/small/scores.csv"
     scores.write_text(scores.read_text().splitlines()[0] + "\n")  # the job's record stays in jobs.yml
-    assert "has changed" not in in_process("sweep", "small.yml --status", tmp_path)[1]
+    assert "has changed" not in said()
 
 
 def test_every_training_has_a_checkpoint(tmp_path):

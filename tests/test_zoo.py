@@ -79,6 +79,7 @@ def test_enjoy(trained):
     assert "Mean reward" in output
 
 
+@pytest.mark.slow
 def test_continue(trained):
     agent = "sb3_spiking/dqn/CartPole-v1_1/CartPole-v1.zip"
     output = train(f"-f continued -conf sb3_spiking -i {agent} -n 200", trained)
@@ -87,6 +88,7 @@ def test_continue(trained):
     assert type(DQN.load(trained / "continued/dqn/CartPole-v1_1/CartPole-v1.zip").policy) is SpikingPolicy
 
 
+@pytest.mark.slow
 def test_record_video(trained):
     zoo("record_video", "--algo dqn --env CartPole-v1 -f sb3_spiking -n 30".split(), trained)
     videos = list((trained / "sb3_spiking/dqn/CartPole-v1_2/videos").glob("*.mp4"))
@@ -108,7 +110,7 @@ def test_a_package_that_cannot_be_imported_stops(tmp_path):
     assert not (tmp_path / "sb3_spiking").exists()
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_optimize_searches_and_keeps_settings(tmp_path, jobs):
     policy_kwargs = "dict(encoding='poisson',net_arch=[9,8,7],beta=[0.5,0.6,0.7])"
     search = f"-optimize --n-trials 2 --n-jobs {jobs} --sampler random --no-optim-plots --n-evaluations 1 --eval-episodes 1"
@@ -205,7 +207,7 @@ def test_which_commands_train_a_spiking_agent(command, spiking):
     assert (algorithm_asked_for(command.split()) == "dqn") is spiking
 
 
-@pytest.mark.parametrize(("folder", "lines"), [("sb3_spiking", 1), ("logs", 0)])
+@pytest.mark.parametrize(("folder", "lines"), [("sb3_spiking", 1), pytest.param("logs", 0, marks=pytest.mark.slow)])
 def test_another_algorithm_says_that_it_is_not_spiking(tmp_path, folder, lines):
     said = zoo("train", f"--algo ppo --env CartPole-v1 -n 1 --eval-freq -1 -f {folder}".split(), tmp_path)
     assert said.count("sb3_spiking: --algo ppo trains RL Zoo's ReLU network") == lines
@@ -249,6 +251,7 @@ def test_unknown_attributes_stay_unknown():
             module.hyperparam  # noqa: B018
 
 
+@pytest.mark.slow
 def test_minatar_by_its_module(tmp_path):
     command = "-f sb3_spiking -n 60 --gym-packages sb3_spiking.minatar -params learning_starts:40"
     output = train(command, tmp_path, "MinAtar/Seaquest-v1")
