@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from rl_zoo3.utils import linear_schedule
 from small_agents import DictEnv, make_model, observation_of, q_values
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecFrameStack
 
 import sb3_spiking
@@ -123,9 +124,8 @@ def test_every_kind_of_agent(small, folder, tmp_path):
 
 
 def test_an_agent_that_was_loaded_to_act_is_saved_as_it_was(tmp_path):
-    schedule = LinearSchedule(1e-3, 0, 1)
     settings = {"policy_kwargs": {"net_arch": [16], "num_steps": 3}, "learning_starts": 10, "batch_size": 4}
-    model = DQN(SpikingPolicy, "CartPole-v1", learning_rate=schedule, train_freq=16, **settings).learn(60)
+    model = DQN(SpikingPolicy, "CartPole-v1", learning_rate=lambda left: 1e-3 * left, train_freq=16, **settings).learn(60)
     model.save(tmp_path / "agent.zip")
     sb3_spiking.save(sb3_spiking.load(tmp_path / "agent.zip"), tmp_path / "agent")
     assert (tmp_path / "agent/optimizer.safetensors").is_file()
@@ -138,6 +138,46 @@ def test_an_agent_that_was_loaded_to_act_is_saved_as_it_was(tmp_path):
     other = sb3_spiking.load(tmp_path / "agent", env=model.get_env(), learning_rate=1e-3, train_freq=16)
     states = [agent.policy.optimizer.state_dict()["state"] for agent in (other, model)]
     assert all(th.equal(states[0][number]["exp_avg"], state["exp_avg"]) for number, state in states[1].items())
+
+
+LINEAR = {"start": 1e-3, "end": 0.0, "end_fraction": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("rate", "in_config"),
+    [
+        (LinearSchedule(3e-3, 1e-4, 0.5), {"start": 3e-3, "end": 1e-4, "end_fraction": 0.5}),
+        (linear_schedule("1e-3"), LINEAR),  # RL Zoo's lin_1e-3
+        (ConstantSchedule(0.25), 0.25),
+        (FloatSchedule(LinearSchedule(1e-3, 0, 1)), LINEAR),
+        (1, 1.0),
+    ],
+)
+def test_learning_rates_that_fall_stay(tmp_path, rate, in_config):
+    settings = {"policy_kwargs": {"net_arch": [4], "num_steps": 2}, "learning_starts": 10, "batch_size": 4}
+    model = DQN(SpikingPolicy, "CartPole-v1", learning_rate=rate, **settings).learn(20)
+    model.save(tmp_path / "agent.zip")
+    sb3_spiking.save(model, tmp_path / "agent")
+    zips = [] if isinstance(rate, FloatSchedule) else [tmp_path / "agent.zip"]  # whose text does not say what is within
+    for number, path in enumerate([tmp_path / "agent", *zips]):
+        acting = sb3_spiking.save(sb3_spiking.load(path), tmp_path / f"again{number}")
+        for each in (path, acting):
+            loaded = sb3_spiking.load(each, env=model.get_env(), **({} if each == tmp_path / "agent" else {"train_freq": 4}))
+            for left in (1, 0.8, 0.3, 0):
+                assert loaded.lr_schedule(left) == pytest.approx(model.lr_schedule(left))
+    assert json.loads((tmp_path / "agent/config.json").read_text())["learning_rate"] == in_config
+    loaded.learn(10)
+
+
+@pytest.mark.parametrize(
+    "rate", [{}, {**LINEAR, "more": 1}, {**LINEAR, "start": -1}, {**LINEAR, "end": "0"}, {**LINEAR, "end_fraction": 0}, [1]]
+)
+def test_learning_rates_that_cannot_be(tmp_path, rate):
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"net_arch": [4], "num_steps": 2})
+    file = sb3_spiking.save(model, tmp_path / "agent") / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "learning_rate": rate}))
+    with pytest.raises(AgentError, match="is no learning_rate"):
+        sb3_spiking.load(tmp_path / "agent", env=model.get_env())
 
 
 def test_an_agent_that_was_loaded_to_act_says_how_to_go_on(tmp_path):

@@ -4,18 +4,15 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.utils import check_for_correct_spaces
-from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -26,6 +23,7 @@ from sb3_spiking.relu import ReluExtractor
 from sb3_spiking.settings import SpikingSettings
 from sb3_spiking.sharing.archive import AgentRecord, read_agent
 from sb3_spiking.sharing.spaces import space_from_json, space_from_sb3
+from sb3_spiking.sharing.training import COUNTERS, class_name, set_numbers, set_training, set_training_to_act
 from sb3_spiking.snn import SpikingLayer
 
 # Classes that policy_kwargs may name
@@ -39,9 +37,6 @@ _CLASSES: dict[str, type] = {
     )
 }
 
-#: Classes that replay_buffer_class may name; FrameStackReplayBuffer joins them
-REPLAYS: dict[str, type[ReplayBuffer]] = {each.__name__: each for each in (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer)}
-
 #: A decision of an agent that is loaded takes at most this many simulation steps; conversions use hundreds
 MAX_NUM_STEPS = 10_000
 #: The window of its largest layer has at most this many numbers; that of the paper's network has 819,200
@@ -52,48 +47,6 @@ _EXTRA_STATE = "_extra_state"
 _SETTINGS = f"q_net.features_extractor.{_EXTRA_STATE}"
 
 
-class _Number(NamedTuple):
-    """Type and range of a hyperparameter."""
-
-    kind: type
-    low: float
-    high: float
-
-    def accepts(self, value: Any) -> bool:
-        kinds = (int, float) if self.kind is float else (int,)
-        return isinstance(value, kinds) and not isinstance(value, bool) and self.low <= value <= self.high
-
-
-#: What DQN needs to go on learning, and what is there to be read without a pickle
-HYPERPARAMETERS = {
-    "buffer_size": _Number(int, 1, 2**31),
-    "batch_size": _Number(int, 1, 2**20),
-    "learning_starts": _Number(int, 0, 2**62),
-    "tau": _Number(float, 0, 1),
-    "gamma": _Number(float, 0, 1),
-    "gradient_steps": _Number(int, -1, 2**31),
-    "n_steps": _Number(int, 1, 10_000),
-    "exploration_initial_eps": _Number(float, 0, 1),
-    "exploration_final_eps": _Number(float, 0, 1),
-    "exploration_fraction": _Number(float, 0, 1),
-    "target_update_interval": _Number(int, 1, 2**62),
-    "max_grad_norm": _Number(float, 0, math.inf),
-}
-#: What tells how far an agent has come
-COUNTERS = {
-    "num_timesteps": _Number(int, 0, 2**62),
-    "_total_timesteps": _Number(int, 0, 2**62),
-    "_episode_num": _Number(int, 0, 2**62),
-    "_n_updates": _Number(int, 0, 2**62),
-    "_n_calls": _Number(int, 0, 2**62),
-    "exploration_rate": _Number(float, 0, 1),
-    "target_entropy": _Number(float, -1e6, 1e6),  # SAC's
-}
-_LEARNING_RATE = _Number(float, 0, 1e3)
-# What replay_buffer_kwargs may hold beside ``handle_timeout_termination``
-_OF_REPLAYS = {"n_stack": _Number(int, 1, 1000), "n_steps": HYPERPARAMETERS["n_steps"], "gamma": HYPERPARAMETERS["gamma"]}
-
-
 def load(path: str | Path, env: GymEnv | None = None, device: th.device | str = "auto", **hyperparameters: Any) -> DQN:
     """
     Load a DQN agent, spiking or ReLU, from the zip that SB3 and RL Zoo write or from our folder of JSON and safetensors.
@@ -101,8 +54,8 @@ def load(path: str | Path, env: GymEnv | None = None, device: th.device | str = 
 
     Without an environment the agent is there to act: it has no replay and takes no hyperparameters. With one it can go on
     learning, with its replay's class where that is SB3's or :class:`~sb3_spiking.FrameStackReplayBuffer`. A zip says the
-    algorithm's numbers in plain text, but ``train_freq`` and schedules only as pickles: what is missing must be given here, by
-    the names of DQN's arguments.
+    algorithm's numbers in plain text, linear schedules too, but ``train_freq`` and other schedules only as pickles: what is
+    missing must be given here, by the names of DQN's arguments.
 
     :param path: of the zip or folder
     :param env: to go on learning in; its spaces must be the agent's
@@ -159,7 +112,7 @@ def _build(
     model = algorithm(policy=policy_class, env=None, device=device, _init_setup_model=False)  # type: ignore[call-arg]
     model.observation_space, model.action_space, model.n_envs = observation_space, action_space, 1
     model.policy_kwargs = policy_kwargs
-    _set_numbers(model, data, COUNTERS)
+    set_numbers(model, data, COUNTERS)
     if env is None:
         if given:
             raise TypeError(f"{', '.join(given)}: hyperparameters are for learning, expected env=... too")
@@ -168,7 +121,7 @@ def _build(
             if hasattr(model, name):
                 setattr(model, name, value)
     else:
-        _set_training(model, data, env, given)
+        set_training(model, data, env, given)
 
     exploration_rate = getattr(model, "exploration_rate", None)
     with _BoundedAllocations(record.parameters):
@@ -179,38 +132,11 @@ def _build(
     if exploration_rate is not None:
         model.exploration_rate = exploration_rate  # type: ignore[attr-defined]
     if env is None and isinstance(model, DQN):
-        # To be saved again as it is; there is nothing to go on learning with
-        _set_numbers(model, data, HYPERPARAMETERS)
-        known = {name: value for name, value in _written_training(data).items() if _is_training_number(name, value)}
-        for name, value in known.items():
-            setattr(model, name, tuple(value) if isinstance(value, list) else value)
-        if "learning_rate" in known:
-            model._setup_lr_schedule()
-        model._convert_train_freq()
-        model.replay_buffer_class = None  # not what was taken for want of a replay
-        _set_replay(model, data, {})
-        unknown = {"learning_rate", "train_freq"} - set(known)
-        model.replay_buffer = NoReplay({**dict.fromkeys(unknown), **_written_replay(data)})  # type: ignore[assignment]
+        set_training_to_act(model, data)
     model.policy.load_state_dict(_checked(model.policy, record))
     if record.optimizer is not None:
         _load_optimizer(model.policy.optimizer, record)
     return model
-
-
-class NoReplay:
-    """
-    In place of the replay of an agent that is there to act.
-
-    :param in_files: what its files say of a training that the agent does not hold, as ``config.json`` has it
-    """
-
-    def __init__(self, in_files: dict[str, Any]) -> None:
-        self.in_files = in_files
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise ValueError("the agent was loaded to act: to go on learning, load(..., env=env)")
 
 
 def _window(module: nn.Module) -> int:
@@ -225,18 +151,10 @@ def _window(module: nn.Module) -> int:
     return 0
 
 
-def _class_name(written: Any) -> str:
-    """The dotted name of a class, or of one that SB3 pickled, whose name is in that of its functions."""
-    if not isinstance(written, dict):
-        return str(written)
-    function = re.match(r"<function (\w+)\.__init__ at ", str(written.get("__init__")))
-    return f"{written.get('__module__')}.{function[1] if function else ''}"
-
-
 def _policy_class(algorithm: type[BaseAlgorithm], written: Any) -> type:
     """The algorithm's policy of this name; whoever wrote it can only choose among those that there are."""
     allowed = {f"{each.__module__}.{each.__qualname__}": each for each in algorithm.policy_aliases.values()}
-    name = _class_name(written)
+    name = class_name(written)
     if name not in allowed:
         raise ValueError(f"a policy {name[:100]!r}; expected one of {', '.join(sorted(allowed))}")
     return allowed[name]
@@ -293,106 +211,6 @@ def _with_settings(policy_kwargs: dict[str, Any], written: Any) -> dict[str, Any
             name: value for name, value in extractor_kwargs.items() if name not in names and name != "preset"
         }
     return {**others, **{name: value for name, value in names.items() if value is not None}}
-
-
-def _set_numbers(model: BaseAlgorithm, data: dict[str, Any], numbers: dict[str, _Number]) -> None:
-    for name, number in numbers.items():
-        if name in data and hasattr(model, name):
-            value = math.inf if data[name] == "inf" else data[name]
-            if not number.accepts(value):
-                expected = f"a number from {number.low} to {number.high}"
-                raise ValueError(f"{name}={str(data[name])[:50]}, expected {expected}")
-            setattr(model, name, value)
-
-
-def _set_training(model: BaseAlgorithm, data: dict[str, Any], env: GymEnv, given: dict[str, Any]) -> None:
-    """Environment and hyperparameters of an agent that is to go on learning."""
-    if not isinstance(model, DQN):
-        raise ValueError("only DQN agents go on learning from here; expected env=None")
-    wrapped = DQN._wrap_env(env, monitor_wrapper=not isinstance(env, VecEnv))
-    check_for_correct_spaces(wrapped, model.observation_space, model.action_space)
-    model.env, model.n_envs = wrapped, wrapped.num_envs
-    _set_numbers(model, data, HYPERPARAMETERS)
-    unknown = set(given) - set(HYPERPARAMETERS) - set(_OTHERS)
-    if unknown:
-        expected = ", ".join(sorted({*HYPERPARAMETERS, *_OTHERS}))
-        raise TypeError(f"load() takes no {', '.join(sorted(unknown))}; expected hyperparameters of DQN: {expected}")
-    written = _written_training(data)
-    for name in ("learning_rate", "train_freq"):
-        value = given.get(name, written[name])
-        if value is None:
-            raise ValueError(f"{name} is there as a pickle alone, give it: load(..., env=env, {name}=...)")
-        if name in written and name not in given and not _is_training_number(name, value):
-            raise ValueError(f"{name}={str(value)[:50]} is no {name}")
-        setattr(model, name, tuple(value) if isinstance(value, list) else value)
-    _set_replay(model, data, given)
-    for name, value in given.items():
-        setattr(model, name, value)
-
-
-def _set_replay(model: DQN, data: dict[str, Any], given: dict[str, Any]) -> None:
-    """The replay's class and its arguments, as far as they are not given; what DQN would choose is left to it."""
-    written = _written_replay(data)
-    optimized, name, kwargs = written.values()
-    if not isinstance(optimized, bool):
-        raise ValueError(f"optimize_memory_usage={str(optimized)[:50]}: expected true or false")
-    model.optimize_memory_usage = optimized
-    if "replay_buffer_class" in given:
-        return
-    buffer = None if name is None else REPLAYS.get(name.rsplit(".", 1)[-1])
-    pickled = isinstance(kwargs, dict) and ":serialized:" in kwargs
-    if model.env is None and (pickled or (name is not None and buffer is None)):
-        return  # it has no replay
-    if name is not None and buffer is None:
-        what = f"a replay class of {name.rstrip('.')[:100]}, which is not in the files"
-        raise ValueError(f"{what}, give it: load(..., env=env, replay_buffer_class=...)")
-    if pickled and "replay_buffer_kwargs" not in given:
-        raise ValueError(
-            "replay_buffer_kwargs are there as a pickle alone, give them: load(..., env=env, replay_buffer_kwargs=...)"
-        )
-    kwargs = {} if "replay_buffer_kwargs" in given else kwargs
-    if not isinstance(kwargs, dict):
-        raise ValueError("replay_buffer_kwargs are no dict")
-    for argument, value in kwargs.items():
-        is_bool = argument == "handle_timeout_termination" and isinstance(value, bool)
-        if not is_bool and not (argument in _OF_REPLAYS and _OF_REPLAYS[argument].accepts(value)):
-            raise ValueError(f"replay_buffer_kwargs: {str(argument)[:50]}={str(value)[:50]}: no replay takes it")
-    if buffer is NStepReplayBuffer and kwargs.get("n_steps") == model.n_steps > 1:
-        kwargs = {argument: value for argument, value in kwargs.items() if argument not in ("n_steps", "gamma")}
-    elif buffer is not None and (model.n_steps > 1 or buffer not in (ReplayBuffer, DictReplayBuffer)):
-        model.replay_buffer_class = buffer
-    model.replay_buffer_kwargs = dict(kwargs)
-
-
-def _written_replay(data: dict[str, Any]) -> dict[str, Any]:
-    """Whether the replay is SB3's smaller variant, the name of its class, and its arguments."""
-    written = data.get("replay_buffer_class")
-    return {
-        "optimize_memory_usage": data.get("optimize_memory_usage", False),
-        "replay_buffer_class": None if written is None else _class_name(written),
-        "replay_buffer_kwargs": data.get("replay_buffer_kwargs", {}),
-    }
-
-
-def _written_training(data: dict[str, Any]) -> dict[str, Any]:
-    """Learning rate and training frequency, None where they are a pickle alone."""
-    rate = data.get("learning_rate")
-    if isinstance(rate, dict):  # a constant schedule, as RL Zoo makes them
-        rate = rate.get("val")
-    return {"learning_rate": rate, "train_freq": data.get("train_freq") if "format" in data else None}
-
-
-# Hyperparameters that are not a number in a range
-_OTHERS = ("learning_rate", "train_freq", "replay_buffer_class", "replay_buffer_kwargs", "optimize_memory_usage")
-
-
-def _is_training_number(name: str, value: Any) -> bool:
-    if name == "learning_rate":
-        return _LEARNING_RATE.accepts(value)
-    frequency = _Number(int, 1, 2**31)
-    return frequency.accepts(value) or (
-        isinstance(value, list) and len(value) == 2 and frequency.accepts(value[0]) and value[1] in ("step", "episode")
-    )
 
 
 class _BoundedAllocations(TorchDispatchMode):

@@ -7,13 +7,13 @@ from typing import Any
 import torch as th
 from safetensors.torch import save_file
 from stable_baselines3 import DQN
-from stable_baselines3.common.type_aliases import TrainFreq
 
 from sb3_spiking.files import replaced
 from sb3_spiking.policies import SpikingPolicy
 from sb3_spiking.sharing.archive import CONFIG, OPTIMIZER, WEIGHTS, flattened
-from sb3_spiking.sharing.loading import COUNTERS, HYPERPARAMETERS, REPLAYS, NoReplay, check_classes
+from sb3_spiking.sharing.loading import check_classes
 from sb3_spiking.sharing.spaces import space_to_json
+from sb3_spiking.sharing.training import training_of
 
 FORMAT = 1
 
@@ -62,22 +62,6 @@ def config(model: DQN) -> dict[str, Any]:
     if not isinstance(model, DQN):
         raise ValueError(f"an agent of {type(model).__name__}: expected a DQN")
     policy = model.policy
-    frequency: Any = model.train_freq
-    if isinstance(frequency, TrainFreq):
-        frequency = [frequency.frequency, frequency.unit.value]
-    numbers = {name: getattr(model, name) for name in (*HYPERPARAMETERS, *COUNTERS) if hasattr(model, name)}
-    rate: Any = model.learning_rate
-    rate = float(rate) if isinstance(rate, (int, float)) else getattr(rate, "val", None)
-    replay = model.replay_buffer_class
-    training = {
-        "learning_rate": rate,
-        "train_freq": frequency,
-        "optimize_memory_usage": model.optimize_memory_usage,
-        "replay_buffer_class": None if replay is None else f"{replay.__module__}.{replay.__qualname__}",
-        "replay_buffer_kwargs": model.replay_buffer_kwargs if replay in REPLAYS.values() else {},
-    }
-    if isinstance(model.replay_buffer, NoReplay):
-        training |= model.replay_buffer.in_files
     content = {
         "format": FORMAT,
         "algorithm": "DQN",
@@ -86,8 +70,7 @@ def config(model: DQN) -> dict[str, Any]:
         "settings": policy.settings.as_dict() if isinstance(policy, SpikingPolicy) else None,
         "observation_space": space_to_json(model.observation_space),
         "action_space": space_to_json(model.action_space),
-        **training,
-        **{name: "inf" if value == float("inf") else value for name, value in numbers.items()},
+        **training_of(model),
     }
     check_classes(content)
     return content

@@ -12,7 +12,7 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_spiking.sharing.loading import REPLAYS
+from sb3_spiking.sharing.training import REPLAYS
 
 
 class FrameStackReplayBuffer(NStepReplayBuffer):
