@@ -49,6 +49,7 @@ NETWORKS: dict[str, dict[str, Any] | None] = {
     "spiking, slope 5": {},
     "spiking, slope 2": {"slope": 2},
     "no leak, reset by subtraction, slope 2": {**INTEGRATOR, "slope": 2},
+    "the default: the same, through rates": {**INTEGRATOR, "slope": 2, "gradients": "rates"},
     "potential normalisation, slope 5": NORMALIZED,
     "potential normalisation, no leak, reset by subtraction, slope 2": {**NORMALIZED, **INTEGRATOR, "slope": 2},
 }

@@ -20,6 +20,13 @@ from stable_baselines3 import PPO, SAC
 
 from sb3_spiking import commands
 
+# Their tests start processes and take longest: first, so that no worker is left with one of them at the end
+FIRST = ("test_zoo", "test_sweep", "test_hub", "test_resume", "test_learning", "test_sweep_lists", "test_kernel_choice")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in FIRST)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
