@@ -13,7 +13,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
-import rl_zoo3.train
 import torch as th
 from small_agents import ENVIRONMENTS
 from stable_baselines3 import PPO, SAC
@@ -58,6 +57,8 @@ def train_with_rl_zoo():
     """``python -m rl_zoo3.train`` in a folder, without a process of its own and thus without what ``-f sb3_spiking`` adds."""
 
     def train(arguments, folder):
+        import rl_zoo3.train  # takes seconds
+
         with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
             patch.setattr("sys.argv", ["rl_zoo3.train", *arguments.split()])
             patch.setattr("sys.orig_argv", ["python", "-m", "rl_zoo3.train", *arguments.split()])
@@ -70,8 +71,7 @@ def train_with_rl_zoo():
 def relu_run(tmp_path_factory, train_with_rl_zoo):
     """
     A folder with log folders of RL Zoo: ``relu`` has a DQN that was trained on CartPole briefly, ``damaged`` half of its file,
-    ``taken`` a copy, ``ppo`` a PPO, ``sac`` a SAC on
-    Pendulum.
+    ``taken`` a copy, ``ppo`` a PPO, ``sac`` a SAC on Pendulum.
     """
     folder = tmp_path_factory.mktemp("relu_run")
     arguments = "--algo dqn --env CartPole-v1 -f relu -n 3000 --num-threads 1 --eval-freq 1000 --seed 1"
