@@ -297,15 +297,16 @@ def test_a_training_that_was_stopped_does_not_go_on_with_another_list(tmp_path, 
         sweep = Sweep(TrainingList(write_list(tmp_path, **changes), tmp_path / "results"), tmp_path / "logs")
         return sweep.task(sweep.jobs.jobs[0])
 
-    began = task()
-    manifest = Path(began.logs, "dqn/CartPole-v1_1", FOLDER, MANIFEST)
-    manifest.parent.mkdir(parents=True)
-    manifest.touch()
-    Path(began.logs, "command.txt").write_text(began.shown)
     ran = []
     monkeypatch.setattr("runpy.run_module", lambda module, **_: ran.append((module, sys.argv)))
     monkeypatch.setattr("sys.argv", sys.argv)
     monkeypatch.setattr("sys.orig_argv", sys.orig_argv)
+    began = task()
+    Path(began.logs).mkdir(parents=True)
+    manifest = train(began) / FOLDER / MANIFEST
+    assert ran.pop()[0] == "rl_zoo3.train"
+    manifest.parent.mkdir(parents=True)
+    manifest.touch()
     with pytest.raises(AgentError, match="the training began with other settings than the list has now"):
         train(task(hyperparams={"gamma": 0.5}))
     assert manifest.exists()
