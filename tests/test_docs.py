@@ -78,6 +78,22 @@ def test_last_agents_are_those_of_the_results():
         assert row in text, row
 
 
+def test_ratios_without_the_best_game_are_those_of_the_results():
+    jobs = TrainingList(ROOT / "benchmarks/minatar_seeds.yml")
+    scores, random = jobs.scores(), known_random_scores(jobs.results)
+    text = (ROOT / "docs/results.md").read_text()
+    shares = {}
+    for column in ("last_mean", "mean"):
+        header, _, *rows = (
+            [cell.strip() for cell in row.split("|")] for row in tables.by_game(jobs, scores, random, column).splitlines()
+        )
+        for _, method, *games, others, _ in rows:
+            assert header[2 + int(np.argmax([float(each.rstrip("%") or 0) for each in games]))] == "SpaceInvaders-v1"
+            shares.setdefault(method, []).append(others)
+    assert "without it there are {} and {}".format(*shares["spiking"]) in text
+    assert "without SpaceInvaders {} and {}".format(*shares["integrate"]) in text
+
+
 def looked_at(folder, env, epsilon=0.05):
     """What `sb3-spiking look` records of an agent of the repository, without pictures."""
     agent = load_agent(ROOT / folder, "dqn", env, device="cpu")
@@ -131,8 +147,10 @@ def cells(file, pattern):
 def test_the_readme_rounds_the_results():
     runs = TrainingList(ROOT / "benchmarks/minatar_seeds.yml")
     scores, random = runs.scores(), known_random_scores(runs.results)
-    best, _ = tables.ratio(scores, random, "spiking", "relu")
-    last, _ = tables.ratio(scores.assign(mean=scores["last_mean"]), random, "spiking", "relu")
+    best, last = (
+        np.mean(list(tables.ratios(scores.assign(mean=scores[column]), random, "spiking", "relu").values()))
+        for column in ("mean", "last_mean")
+    )
     assert cells("README.md", r"\| MinAtar")[1:] == ["100%", f"{last:.0%} ({best:.0%})"]
 
     last = TrainingList(ROOT / "benchmarks/cartpole_seeds.yml").scores().groupby("method")["last_mean"].mean()

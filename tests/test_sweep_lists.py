@@ -242,11 +242,28 @@ def test_performance_ratios_by_hand():
     ]
     scores = pd.DataFrame(rows, columns=["env", "method", "mean"])
     random = {"A": 0.0, "B": 2.0}
-    mean, environments = tables.ratio(scores, random, "new", "relu")
-    assert mean == pytest.approx((7 / 10 + 50 / 100) / 2)
-    assert environments == 2
-    assert tables.ratio(scores, random, "relu", "relu") == (1.0, 2)
-    assert tables.ratio(scores, random, "none", "relu") is None
+    assert tables.ratios(scores, random, "new", "relu") == pytest.approx({"A": 7 / 10, "B": 50 / 100})
+    assert tables.ratios(scores, random, "relu", "relu") == {"A": 1.0, "B": 1.0}
+    assert tables.ratios(scores, random, "none", "relu") == {}
+
+
+def test_ratios_by_game_by_hand(tmp_path):
+    env_ids = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"]
+    methods = {name: {"hyperparams": {}} for name in ("relu", "all", "two", "one")}
+    (tmp_path / "games.yml").write_text(yaml.safe_dump({**LIST, "environments": env_ids, "methods": methods}))
+    jobs = TrainingList(tmp_path / "games.yml", tmp_path)
+    rows = [(env, "relu", 0, 10.0) for env in env_ids]
+    rows += [(env, "all", 0, score) for env, score in zip(env_ids, (5.0, 30.0, 9.0), strict=True)]
+    rows += [(env, "two", 0, score) for env, score in zip(env_ids, (4.0, 12.0), strict=False)]
+    rows += [("CartPole-v1", "one", 0, 8.0)]
+    scores = pd.DataFrame(rows, columns=["env", "method", "seed", "mean"])
+    found = [
+        [cell.strip() for cell in row.split("|")[1:-1]]
+        for row in tables.by_game(jobs, scores, dict.fromkeys(env_ids, 0.0)).splitlines()
+    ]
+    assert found[0] == ["", *env_ids, "mean without the best of them"]
+    assert found[2:] == [["all", "50%", "300%", "90%", "70%"], ["two", "40%", "120%", "", "40%"]]
+    assert tables.by_game(jobs, scores[scores["env"] == "CartPole-v1"], {"CartPole-v1": 0.0}) == ""
 
 
 def test_a_list_that_is_not_finished_has_nothing_to_compare(tmp_path):

@@ -17,6 +17,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import torch as th
 
 from sb3_spiking.commands import arguments
@@ -102,13 +103,22 @@ def _report(sweep: Sweep) -> None:
         tables.all_runs(jobs, scores, random).to_csv(jobs.results / "runs.csv", index=False)
         plots.plot_curves(jobs, jobs.results / "learning_curves.png")
         plots.plot_profile(jobs, scores, random, jobs.results / "profile.png")
-    print(f"\n{describe()}\n\n{tables.table(jobs, scores, random)}\n\n{tables.over_seeds(jobs, scores, random)}")
+    print(f"\n{describe()}")
+    _print_tables(jobs, scores, random, "mean")
     if "last_mean" in scores and scores["last_mean"].notna().any():
-        print(f"\nThe last agents of these trainings\n\n{tables.table(jobs, scores, random, 'last_mean')}")
-        print(f"\n{tables.over_seeds(jobs, scores, random, 'last_mean')}")
+        print("\nThe last agents of these trainings")
+        _print_tables(jobs, scores, random, "last_mean")
     if not jobs.records.table("spikes").empty:
         print(f"\nSilent neurons of the last layer, early and late in the training\n\n{tables.silence(jobs)}")
     print(f"\n{jobs.results}/: {', '.join(sorted(path.name for path in jobs.results.glob('[!.]*.*')))}")
+
+
+def _print_tables(jobs: TrainingList, scores: pd.DataFrame, random: dict[str, float], column: str) -> None:
+    print(f"\n{tables.table(jobs, scores, random, column)}")
+    games = tables.by_game(jobs, scores, random, column)
+    if games:
+        print(f"\nPerformance ratio by game\n\n{games}")
+    print(f"\n{tables.over_seeds(jobs, scores, random, column)}")
 
 
 def _status(sweep: Sweep, wanted: list[Job]) -> None:

@@ -11,23 +11,21 @@ import numpy as np
 import pandas as pd
 
 from sb3_spiking.evaluation import statistics
-from sb3_spiking.evaluation.table import over_runs
+from sb3_spiking.evaluation.table import markdown, over_runs
 from sb3_spiking.sweep.lists import TrainingList
 from sb3_spiking.sweep.zoo_command import read_options
 
 
-def ratio(scores: pd.DataFrame, random: Mapping[str, float], method: str, reference: str) -> tuple[float, int] | None:
+def ratios(scores: pd.DataFrame, random: Mapping[str, float], method: str, reference: str) -> dict[str, float]:
     """
     :param scores: a row for each job
     :param random: score of random actions by environment
     :param method: that is asked about
     :param reference: method whose ratio is 1
-    :return: average performance ratio over the environments where both methods have scores, and the number of these
-        environments; None without any
+    :return: performance ratio in each environment where both methods have scores
     """
     ours, theirs = (runs_of(scores[scores["env"].isin(random)], name) for name in (method, reference))
-    means = [each.mean() for each in statistics.normalised(ours, theirs, random).values()]
-    return (float(np.mean(means)), len(means)) if means else None
+    return {env: float(each.mean()) for env, each in statistics.normalised(ours, theirs, random).items()}
 
 
 def runs_of(scores: pd.DataFrame, method: str) -> dict[str, np.ndarray]:
@@ -79,13 +77,30 @@ def table(jobs: TrainingList, scores: pd.DataFrame, random: Mapping[str, float],
         for env in environments:
             each = scores[(scores["env"] == env) & (scores["method"] == method)]["mean"]
             cells.append(f"{each.mean():.2f} ({', '.join(f'{score:.2f}' for score in each)})" if len(each) else "")
-        found, shown = ratio(scores, random, method, jobs.reference), ""
-        if found is not None:
-            mean, count = found
-            shown = f"{mean:.1%}" + (f" ({count} of {len(environments)})" if count < len(environments) else "")
+        found, shown = ratios(scores, random, method, jobs.reference), ""
+        if found:
+            shown = f"{np.mean(list(found.values())):.1%}"
+            shown += f" ({len(found)} of {len(environments)})" if len(found) < len(environments) else ""
         if any(cells):
             lines.append(f"| {method} | {' | '.join(cells)} | {shown} |")
     return "\n".join(lines)
+
+
+def by_game(jobs: TrainingList, scores: pd.DataFrame, random: Mapping[str, float], column: str = "mean") -> str:
+    """
+    Markdown, a line for each method that has several environments: its performance ratio in each, and the mean without
+    the best of them, which shows whether one environment makes the result; "" without such methods.
+    """
+    scores = scores.dropna(subset=column).assign(mean=scores[column])
+    found = {method: ratios(scores, random, method, jobs.reference) for method in jobs.methods if method != jobs.reference}
+    environments = [env for env in jobs.environments if any(env in each for each in found.values())]
+    rows = []
+    for method, each in found.items():
+        if len(each) > 1:
+            others = (sum(each.values()) - max(each.values())) / (len(each) - 1)
+            rows.append((method, *(f"{each[env]:.0%}" if env in each else "" for env in environments), f"{others:.0%}"))
+    columns = ("", *(env.split("/")[-1] for env in environments), "mean without the best of them")
+    return markdown(columns, rows) if rows else ""
 
 
 def silence(jobs: TrainingList) -> str:
