@@ -115,13 +115,13 @@ class SpikingExtractor(BaseFeaturesExtractor):
 
     def dense_layers(
         self, in_features: int, units: tuple[int, ...], neurons: list[dict[str, Any]], first: bool
-    ) -> nn.Sequential:
+    ) -> nn.ModuleList:
         """Linear spiking layers of the given numbers of units, whether the observation comes first or other layers."""
         sizes = (in_features, *units)
         layers: list[nn.Module] = []
         for size, next_size, neuron in zip(sizes[:-1], sizes[1:], neurons, strict=True):
             layers.append(self.make_layer(nn.Linear(size, next_size), neuron, first and not layers))
-        return nn.Sequential(*layers)
+        return nn.ModuleList(layers)
 
     def connect(self, layers: Iterable[nn.Module], shares: rates.Shares | None = None) -> rates.Shares | None:
         """
@@ -225,7 +225,7 @@ class SpikingNatureCNN(SpikingExtractor):
             in_channels = out_channels
             height, width = _conv_output_size(height, width, ((out_channels, kernel_size, stride),))
             self.largest_layer = max(self.largest_layer, out_channels * height * width)
-        self.conv = nn.Sequential(*layers)
+        self.conv = nn.ModuleList(layers)
         units = (self.settings.features_dim, *net_arch)
         self.dense = self.dense_layers(in_channels * height * width, units, neurons[len(convolutions) :], first=not layers)
         self.connect((*self.conv, *self.dense))

@@ -135,6 +135,12 @@ _POLICY_ARGUMENTS = (
 )
 
 
+_FOR_DQN = (
+    "SpikingPolicy is a policy of DQN. For PPO, A2C, QRDQN and others take their own policy with a spiking body: "
+    "policy_kwargs=dict(features_extractor_class=sb3_spiking.SpikingMLP), or SpikingNatureCNN for images"
+)
+
+
 class SpikingPolicy(DQNPolicy):
     """
     Policy of SB3's DQN with a deep spiking Q-network and its target network. The body is chosen from the observation
@@ -199,10 +205,7 @@ class SpikingPolicy(DQNPolicy):
         names = ["preset", *(field.name for field in fields(SpikingSettings))]
         for name in settings:
             if name == "use_sde":  # SB3's actor-critic algorithms give it to every policy
-                raise ValueError(
-                    "SpikingPolicy is a policy of DQN. For PPO, A2C and others take their own policy with a spiking body: "
-                    "policy_kwargs=dict(features_extractor_class=sb3_spiking.SpikingMLP), or SpikingNatureCNN for images"
-                )
+                raise ValueError(_FOR_DQN)
             if name not in names:
                 raise ValueError(unknown_setting(name, [*names, *_POLICY_ARGUMENTS], "SpikingPolicy"))
         settings = {name: extractor_kwargs.pop(name) for name in names if name in extractor_kwargs} | settings
@@ -237,6 +240,11 @@ class SpikingPolicy(DQNPolicy):
         )
         self.double_dqn = double_dqn
         self._connect()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "quantile_net":  # QRDQN, of sb3-contrib, makes a policy as DQN does, and asks for this
+            raise AttributeError(_FOR_DQN)
+        return super().__getattr__(name)
 
     def _connect(self) -> None:
         if self.double_dqn:

@@ -115,6 +115,16 @@ def test_what_huggingface_sb3_packaged(hub, agent, tmp_path):
     assert score(sb3_spiking.load_from_hub(REPOSITORY)) == score(agent)
 
 
+def test_a_config_too_large_is_not_read(hub, agent, monkeypatch):
+    push(agent)
+    size = len(hub.repositories[REPOSITORY][-1]["config.json"])
+    monkeypatch.setattr("sb3_spiking.sharing.archive.MAX_JSON", size)
+    assert score(sb3_spiking.load_from_hub(REPOSITORY)) == score(agent)
+    monkeypatch.setattr("sb3_spiking.sharing.archive.MAX_JSON", size - 1)
+    with pytest.raises(AgentError, match=f"{REPOSITORY}: config.json: {size} bytes of JSON, expected at most {size - 1}"):
+        sb3_spiking.load_from_hub(REPOSITORY)
+
+
 def test_the_usage_in_the_card_makes_the_environment_of_the_training():
     wrapper = "stable_baselines3.common.atari_wrappers.AtariWrapper"
     for wrappers, size in (([wrapper], 84), ([{wrapper: {"screen_size": 42}}], 42)):

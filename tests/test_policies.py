@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from sb3_contrib import QRDQN
 from small_agents import TRAINING, ImageEnv, make_model, observation_of, q_values
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.logger import configure
+from torch import nn
 
 from sb3_spiking import (
     SpikingMLP,
     SpikingNatureCNN,
     SpikingPolicy,
 )
+from sb3_spiking.extractors import SpikingExtractor
 from sb3_spiking.policies import _POLICY_ARGUMENTS
 
 
@@ -230,3 +233,24 @@ def test_typing_help_knows_all_arguments():
 def test_another_algorithm_says_whose_policy_it_is():
     with pytest.raises(ValueError, match=r"a policy of DQN.*features_extractor_class=sb3_spiking\.SpikingMLP"):
         PPO(SpikingPolicy, "CartPole-v1")
+    with pytest.raises(AttributeError, match=r"a policy of DQN.*features_extractor_class=sb3_spiking\.SpikingMLP"):
+        QRDQN(SpikingPolicy, "CartPole-v1")
+
+
+@pytest.mark.parametrize("gradients", ["exact", "rates", None])
+def test_hooks_of_what_can_be_called_fire(small, gradients):
+    make, settings = small
+    if gradients is not None:
+        settings = {**settings, "gradients": gradients}
+    model = make_model((make, {**settings, "common_mode": True}), 1)
+    q_net = model.q_net
+    called = set()
+    # The network takes the window of a body, whose forward would give rates
+    others = (SpikingExtractor, nn.ModuleList, nn.ModuleDict)
+    modules = [each for each in q_net.modules() if not isinstance(each, others)]
+    for module in modules:
+        module.register_forward_hook(lambda module, *_: called.add(module))
+    observations, _ = q_net.obs_to_tensor(observation_of(model))
+    with th.set_grad_enabled(gradients is not None):
+        q_net(observations)
+    assert [each for each in modules if each not in called] == []

@@ -116,6 +116,6 @@ def on_chip(network: Network) -> DQN:
     body = q_net.features_extractor
     convolutions = [layer for layer in layers if isinstance(layer.connection, nn.Conv2d)]
     if convolutions:
-        body.conv = nn.Sequential(*convolutions)
-    body.dense = nn.Sequential(*layers[len(convolutions) :])
+        body.conv = nn.ModuleList(convolutions)
+    body.dense = nn.ModuleList(layers[len(convolutions) :])
     return other
