@@ -91,7 +91,8 @@ def test_ratios_without_the_best_game_are_those_of_the_results():
             assert header[2 + int(np.argmax([float(each.rstrip("%") or 0) for each in games]))] == "SpaceInvaders-v1"
             shares.setdefault(method, []).append(others)
     assert "without it there are {} and {}".format(*shares["spiking"]) in text
-    assert "without SpaceInvaders {} and {}".format(*shares["integrate"]) in text
+    for method in ("integrate", "spiking-2"):
+        assert "without SpaceInvaders {} and {}".format(*shares[method]) in text
 
 
 def looked_at(folder, env, epsilon=0.05):
