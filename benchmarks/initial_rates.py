@@ -26,7 +26,7 @@ from sb3_spiking.training.callbacks import spike_counts
 ENVS = 8
 STEPS = 100
 OBSERVATIONS = 128
-MINATAR = {"conv_layers": [(16, 3, 1)], "layout": "hwc", "features_dim": 128, "num_steps": 4}
+MINATAR = {"conv_layers": [(16, 3, 1)], "layout": "hwc", "features_dim": 128}
 ENVIRONMENTS = {
     "CartPole-v1": {},
     "LunarLander-v3": {},
@@ -65,17 +65,21 @@ def rates(model: BaseAlgorithm, seen: np.ndarray) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scales", nargs="+", type=float, default=[1.0, 2.0, 3.0, 4.0, 6.0])
+    parser.add_argument("--num-steps", type=int, default=4)
+    parser.add_argument("--only", default="", help="environments with this in their names")
     args = parser.parse_args()
     gym.register_envs(ale_py)
     register_envs()
     th.set_num_threads(1)
     print(f"{describe()}\n\n| | scale | default, % | orthogonal, % |\n|---|--:|---|---|")
     for name, settings in ENVIRONMENTS.items():
+        if args.only not in name:
+            continue
         env = make_env(name)
         seen = observations(env)
         image = len(env.observation_space.shape or ()) == 3
         for scale in args.scales:
-            chosen = {**settings, "input_scale": scale}
+            chosen = {**settings, "input_scale": scale, "num_steps": args.num_steps}
             th.manual_seed(0)
             dqn = DQN(SpikingPolicy, env, policy_kwargs=chosen, buffer_size=1)
             body = {"features_extractor_class": SpikingNatureCNN if image else SpikingMLP, "features_extractor_kwargs": chosen}
