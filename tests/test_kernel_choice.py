@@ -39,7 +39,7 @@ def test_torch_compile_sees_plain_pytorch():
     expected = policy.q_net(observations)
     assert expected.std(dim=0).max() > 0
     th.testing.assert_close(th.compile(policy.q_net, backend="aot_eager")(observations), expected)
-    layers = policy.q_net.features_extractor.dense
+    layers = th.nn.Sequential(*policy.q_net.features_extractor.dense)
     compiled = th.compile(layers, backend="aot_eager", fullgraph=True)
     assert th.equal(compiled(observations[None]), layers(observations[None]))
 
