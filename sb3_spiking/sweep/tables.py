@@ -57,9 +57,14 @@ def all_runs(jobs: TrainingList, scores: pd.DataFrame, random: Mapping[str, floa
     return pd.DataFrame(rows)
 
 
+def _of(scores: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Scores whose ``mean`` is another column, of the jobs that have it."""
+    return scores.dropna(subset=column).assign(mean=scores[column])
+
+
 def over_seeds(jobs: TrainingList, scores: pd.DataFrame, random: Mapping[str, float], column: str = "mean") -> str:
     """Markdown: what :mod:`sb3_spiking.evaluation.statistics` says of each method that has every environment."""
-    scores = scores.dropna(subset=column).assign(mean=scores[column])
+    scores = _of(scores, column)
     methods = {method: runs for method in jobs.methods if (runs := runs_of(scores, method))}
     compared = over_runs(methods, jobs.reference, random) if jobs.reference in methods else ""
     return compared or f"Nothing to compare with the runs of {jobs.reference} yet"
@@ -67,7 +72,7 @@ def over_seeds(jobs: TrainingList, scores: pd.DataFrame, random: Mapping[str, fl
 
 def table(jobs: TrainingList, scores: pd.DataFrame, random: Mapping[str, float], column: str = "mean") -> str:
     """Markdown: a line for each method, a column for each environment; of the best agents, or ``last_mean``."""
-    scores = scores.dropna(subset=column).assign(mean=scores[column])
+    scores = _of(scores, column)
     environments = [env for env in jobs.environments if env in set(scores["env"])]
     titles = [env.split("/")[-1] for env in environments]
     lines = [f"| | {' | '.join(titles)} | performance ratio |", "|---|" + "--:|" * (len(titles) + 1)]
@@ -91,7 +96,7 @@ def by_game(jobs: TrainingList, scores: pd.DataFrame, random: Mapping[str, float
     Markdown, a line for each method that has several environments: its performance ratio in each, and the mean without
     the best of them, which shows whether one environment makes the result; "" without such methods.
     """
-    scores = scores.dropna(subset=column).assign(mean=scores[column])
+    scores = _of(scores, column)
     found = {method: ratios(scores, random, method, jobs.reference) for method in jobs.methods if method != jobs.reference}
     environments = [env for env in jobs.environments if any(env in each for each in found.values())]
     rows = []
