@@ -97,16 +97,18 @@ def test_cores_are_those_of_sinabs():
     assert tuple(Memory(*core) for core in zip(*columns, strict=True)) == CORES
 
 
-@pytest.mark.parametrize(("env", "units"), [("Breakout", 64), ("SpaceInvaders", 64), ("Seaquest", 64)])
-def test_the_full_size_agents_are_too_large_and_hear_what_would_fit(env, units):
+@pytest.mark.parametrize(("env", "planes"), [("Breakout", 4), ("SpaceInvaders", 6), ("Seaquest", 10)])
+def test_the_full_size_agents_leak_and_are_too_large_and_hear_what_would_fit(env, planes):
     agent = load_agent(ROOT / "rl-trained-agents", "dqn", f"MinAtar/{env}-v1", device="cpu")
     placed = place(network_of(agent.model))
     assert placed.cores[0] is not None
     assert placed.cores[1] is None
-    (problem,) = placed.problems
-    assert problem == (
-        "layer 2 (linear, 16 x 8 x 8 to 128): 128 Ki weights and 0.125 Ki neurons, more than a core has; train with "
-        f"{units} units"
+    first, second = f"layer 1 (convolution 3x3, {planes} x 10 x 10 to 16 x 8 x 8)", "layer 2 (linear, 16 x 8 x 8 to 128)"
+    leak = "beta=0.75: neurons of a chip do not leak in proportion; train with beta=1"
+    assert placed.problems == (
+        f"{first}: {leak}",
+        f"{second}: {leak}",
+        f"{second}: 128 Ki weights and 0.125 Ki neurons, more than a core has; train with 64 units",
     )
 
 

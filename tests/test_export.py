@@ -357,7 +357,7 @@ def test_a_thousand_decisions_by_sinabs(env, tmp_path):
     record = json.loads((tmp_path / "agent.pt.json").read_text())
     assert np.shape(record["readout_layer"]["weight"]) == (agent.model.action_space.n, 128)
     module = th.load(tmp_path / "agent.pt", weights_only=False)
-    assert [type(each).__name__ for each in module] == ["Conv2d", "IAFSqueeze", "Flatten", "Linear", "IAFSqueeze"]
+    assert [type(each).__name__ for each in module] == ["Conv2d", "LIFSqueeze", "Flatten", "Linear", "LIFSqueeze"]
 
 
 # ONNX

@@ -52,11 +52,11 @@ def test_one_agent(in_process, tmp_path):
 
 
 def test_the_episode_is_the_first_of_an_evaluation(in_process, tmp_path):
-    arguments = f"--env MinAtar/Breakout-v1 --gym-packages sb3_spiking.minatar -f {FOLDER} -n 18000 --seed 2 --no-video"
+    arguments = f"--env MinAtar/Breakout-v1 --gym-packages sb3_spiking.minatar -f {FOLDER} -n 18000 --seed 3 --no-video"
     in_process("look", f"{arguments} -o there", tmp_path)
     recording = Recording.load(tmp_path / "there/recording.npz")
     agent = load_agent(FOLDER, "dqn", "MinAtar/Breakout-v1")
-    (episode,) = run_episodes(agent, PROTOCOLS["paper"], [0], seed=2, energy=ENERGIES["45nm-float32"])
+    (episode,) = run_episodes(agent, PROTOCOLS["paper"], [0], seed=3, energy=ENERGIES["45nm-float32"])
     assert recording.over
     assert (recording.rewards.sum(), recording.decisions) == (episode.score, episode.steps)
     assert episode.counted == (~recording.explored).sum() < episode.steps
