@@ -126,7 +126,7 @@ def test_examples_of_look():
     assert recording.actions[71] == 2
     planes = recording.observations[""][71]
     paddle, ball, trail = (np.argwhere(planes[..., plane])[0] for plane in range(3))
-    assert (ball == paddle + [-1, 1]).all()
+    assert (ball - [-1, 1] == paddle).all()
     assert (trail == ball - [1, 1]).all()
     weight = recording.readout["weight"]
     shares = (weight[2] - weight[1]) * dense.spikes[71].mean(axis=0)
