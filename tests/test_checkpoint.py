@@ -48,32 +48,34 @@ def equal_state(ours, theirs):
         assert np.array_equal(getattr(ours.replay_buffer, name), getattr(theirs.replay_buffer, name)), name
 
 
-# The buffer of 400 rows has gone round twice at 900 steps
-@pytest.mark.parametrize(("train_freq", "stop"), [(1, 100), (1, 900), ((1, "episode"), 500)])
+# The buffer has gone round twice at 400 steps
+@pytest.mark.parametrize(("train_freq", "stop"), [(1, 60), (1, 400), ((1, "episode"), 250)])
 def test_bit_for_bit(tmp_path, train_freq, stop):
-    whole = make_agent(train_freq).learn(1000, callback=Checkpoint(70, tmp_path / "whole"))
+    def agent():
+        return make_agent(train_freq, buffer_size=180)
+
+    whole = agent().learn(500, callback=Checkpoint(35, tmp_path / "whole"))
     with pytest.raises(InterruptedError):
-        make_agent(train_freq).learn(1000, callback=(cut := StopAt(tmp_path / "cut", 70, stop)))
+        agent().learn(500, callback=(cut := StopAt(tmp_path / "cut", 35, stop)))
     assert cut.at_an_end
     th.manual_seed(99)
     np.random.seed(99)
-    agent = make_agent(train_freq)
-    checkpoint = Checkpoint(70, tmp_path / "cut")
-    done = restore(agent, tmp_path / "cut", checkpoint)
-    assert stop <= done < 1000
-    agent.learn(1000 - done, reset_num_timesteps=False, callback=checkpoint)
-    equal_state(agent, whole)
-    assert agent._total_timesteps == 1000
+    ours, checkpoint = agent(), Checkpoint(35, tmp_path / "cut")
+    done = restore(ours, tmp_path / "cut", checkpoint)
+    assert stop <= done < 500
+    ours.learn(500 - done, reset_num_timesteps=False, callback=checkpoint)
+    equal_state(ours, whole)
+    assert ours._total_timesteps == 500
 
 
-@pytest.mark.parametrize("stop", [300, 800])
+@pytest.mark.parametrize("stop", [150, 400])  # before the rate falls, and while it does
 def test_a_learning_rate_goes_on_falling(tmp_path, stop):
-    whole = make_agent().learn(1000, callback=[Cooldown(0.5), Checkpoint(70, tmp_path / "whole")])
+    whole = make_agent().learn(500, callback=[Cooldown(0.5), Checkpoint(35, tmp_path / "whole")])
     with pytest.raises(InterruptedError):
-        make_agent().learn(1000, callback=[Cooldown(0.5), StopAt(tmp_path / "cut", 70, stop)])
-    agent, checkpoint = make_agent(), Checkpoint(70, tmp_path / "cut")
+        make_agent().learn(500, callback=[Cooldown(0.5), StopAt(tmp_path / "cut", 35, stop)])
+    agent, checkpoint = make_agent(), Checkpoint(35, tmp_path / "cut")
     done = restore(agent, tmp_path / "cut", checkpoint)
-    agent.learn(1000 - done, reset_num_timesteps=False, callback=[Cooldown(0.5), checkpoint])
+    agent.learn(500 - done, reset_num_timesteps=False, callback=[Cooldown(0.5), checkpoint])
     equal_state(agent, whole)
     assert agent.policy.optimizer.param_groups[0]["lr"] == whole.policy.optimizer.param_groups[0]["lr"] < 1e-5
 

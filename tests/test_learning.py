@@ -38,23 +38,23 @@ def share_of_right_actions(**settings):
         Monitor(Ring()),
         # Neurons that fire little before they have learned: random features alone know too much otherwise
         policy_kwargs={"net_arch": [16, 16], "num_steps": 8, "beta": 0.5, "input_scale": 1.0, "slope": 25.0, **settings},
-        learning_rate=0.01,
+        learning_rate=0.02,
         learning_starts=500,
-        train_freq=1,
+        train_freq=2,
         target_update_interval=100,
         exploration_fraction=0.5,
-        batch_size=64,
+        batch_size=128,
         gamma=0.0,
         seed=0,
     )
-    model.learn(2500)
+    model.learn(1500)
     env = Monitor(Ring())
     env.reset(seed=1)
     return evaluate_policy(model, env, n_eval_episodes=500)[0]
 
 
 def test_learns_and_only_through_the_surrogate_gradient(monkeypatch):
-    # Seeds 0 to 4: 0.956 to 0.972 with the gradient, 0.49 to 0.61 without
+    # Seeds 0 to 4: 0.954 to 0.968 with the gradient, 0.51 to 0.56 without
     assert share_of_right_actions() > 0.9
 
     class NoGradient(th.autograd.Function):
