@@ -86,7 +86,7 @@ def _pth_with_bomb(content):
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
         for name in old.namelist():
-            new.writestr(name, old.read(name) if "data/" not in name else bytes(30_000_000))
+            new.writestr(name, old.read(name) if "data/" not in name else bytes(3_000_000))
     return buffer.getvalue()
 
 
@@ -246,19 +246,19 @@ def damaged_zips(agent, folder):
             archive.writestr(name, part)
     for kind in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         small = folder / f"compressed{kind}.zip"
-        announced = bytearray(write_zip(small, {**files, "data": bytes(200_000_000)}, kind).read_bytes())
+        announced = bytearray(write_zip(small, {**files, "data": bytes(20_000_000)}, kind).read_bytes())
         (place,) = struct.unpack_from("<I", announced, announced.rindex(b"PK\x05\x06") + 16)
         announced[place + 24 : place + 28] = struct.pack("<I", 100)
         small.write_bytes(announced)
         yield f"a bomb of kind {kind} that says it is small", small
-    bomb = write_zip(folder / "bomb.zip", {**files, "data": b'{"a":"' + bytes(200_000_000)}, zipfile.ZIP_DEFLATED)
+    bomb = write_zip(folder / "bomb.zip", {**files, "data": b'{"a":"' + bytes(20_000_000)}, zipfile.ZIP_DEFLATED)
     lie, encrypted = (bytearray(write_zip(folder / "whole.zip", files).read_bytes()) for _ in range(2))
     (entry,) = struct.unpack_from("<I", lie, lie.rindex(b"PK\x05\x06") + 16)  # of data in the zip's list of files
     lie[entry + 24 : entry + 28] = struct.pack("<I", 2**31)
     encrypted[entry + 8] |= 1
     many = write_zip(folder / "many.zip", {**files, **{f"{number}": b"" for number in range(11_000)}})
     zeros, sparse = folder / "zeros.zip", folder / "sparse.zip"
-    with zipfile.ZipFile(zeros, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(zeros, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, part in files.items():
             with archive.open(name, "w") as member:
                 for chunk in [bytes(2**20)] * 600 if name == "policy.pth" else [part]:
