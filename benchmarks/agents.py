@@ -60,8 +60,9 @@ python benchmarks/agents.py play
 
 Spiking agents of `rl-trained-agents` and ReLU agents of `relu-agents`, of the same shape and trained with the same
 hyperparameters, {episodes} episodes each under the protocol of Liu et al. 2022 (epsilon {epsilon}, at most
-{max_steps:,} decisions). Of several seeds it is one with a good score: of those of MinAtar's
-[first table](docs/results.md#minatar-after-a-million-steps) the best of seeds 2 to 4, of the ReLU network of 3 and 4.
+{max_steps:,} decisions). Of several seeds it is one with a good score. Those of MinAtar are
+of [results' first table](docs/results.md#minatar-after-a-million-steps): the best of three spiking seeds (2 to 4) and
+of two of ReLU (3, 4).
 The agents of classic control were trained with T = 8; the hyperparameters of today have T = 4. Breakout at full size has no
 ReLU agent here.
 `n_timesteps`: steps of the environment after which the agent was saved, at its best evaluation.

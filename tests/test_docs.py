@@ -51,7 +51,7 @@ def table(jobs):
     ("name", "file", "with_ratio"),
     [
         ("minatar_seeds", "results.md", True),
-        ("minatar_1m", "results.md", True),
+        ("minatar_1m", "laboratory.md", True),
         ("classic_control", "laboratory.md", True),
         ("cartpole_seeds", "results.md", True),
         ("control_seeds", "results.md", True),
@@ -78,22 +78,28 @@ def test_last_agents_are_those_of_the_results():
         assert row in text, row
 
 
-def test_ratios_without_the_best_game_are_those_of_the_results():
+def rows_of(table):
+    """Cells of a Markdown table below its header, by the first one."""
+    return {row[1]: row[2:-1] for row in ([cell.strip() for cell in line.split("|")] for line in table.splitlines()[2:])}
+
+
+def test_the_first_table_of_minatar_is_that_of_the_results():
     jobs = TrainingList(ROOT / "benchmarks/minatar_seeds.yml")
     scores, random = jobs.scores(), known_random_scores(jobs.results)
-    text = (ROOT / "docs/results.md").read_text()
-    shares = {}
+    figures = []
     for column in ("last_mean", "mean"):
-        header, _, *rows = (
-            [cell.strip() for cell in row.split("|")] for row in tables.by_game(jobs, scores, random, column).splitlines()
-        )
-        for _, method, *games, others, _ in rows:
-            best = header[2 + int(np.argmax([float(each.rstrip("%") or 0) for each in games]))]
-            shares.setdefault(method, []).append((best, others))
-    shares = {method: [other for best, other in each if best == "SpaceInvaders-v1"] for method, each in shares.items()}
-    assert "without it there are {} and {}".format(*shares["spiking"]) in text
-    for method in ("integrate", "spiking-2"):
-        assert "without SpaceInvaders {} and {}".format(*shares[method]) in text
+        table = rows_of(tables.over_seeds(jobs, scores, random, column))
+        for method, (_, *statistics) in table.items():
+            ratios = tables.ratios(scores.assign(mean=scores[column]), random, method, "relu")
+            others = [ratio for env, ratio in ratios.items() if "SpaceInvaders" not in env]
+            means = [f"{np.mean(each):.0%}" for each in (list(ratios.values()), others)]
+            table[method] = [*means, *(cell.replace(" (", ", ").rstrip(")") for cell in statistics)]
+        figures.append(table)
+    last, best = figures
+    assert set(last) == {"spiking", "integrate", "spiking-2", "spiking-1"}
+    for method in last:
+        expected = [f"{of_last} ({of_best})" for of_last, of_best in zip(last[method], best[method], strict=True)]
+        assert cells("docs/results.md", rf"\| `{method}` \|.*%")[2:] == expected
 
 
 def looked_at(folder, env, epsilon=0.05):
@@ -145,19 +151,17 @@ def cells(file, pattern):
 
 
 def test_the_readme_rounds_the_results():
-    runs = TrainingList(ROOT / "benchmarks/minatar_seeds.yml")
-    scores, random = runs.scores(), known_random_scores(runs.results)
-    best, last = (
-        np.mean(list(tables.ratios(scores.assign(mean=scores[column]), random, "spiking", "relu").values()))
-        for column in ("mean", "last_mean")
-    )
-    assert cells("README.md", r"\| MinAtar")[1:] == ["100%", f"{last:.0%} ({best:.0%})"]
+    means = cells("docs/results.md", r"\| `spiking` \|.*%")[4]
+    assert cells("README.md", r"\| MinAtar")[1:] == ["100%", means]
 
     last = TrainingList(ROOT / "benchmarks/cartpole_seeds.yml").scores().groupby("method")["last_mean"].mean()
     assert cells("README.md", r"\| CartPole")[1:] == [f"{last['relu']:.0f}", f"{last['spiking']:.0f}"]
 
-    of_relu = float(cells("docs/speed.md", r"\| BreakoutNoFrameskip-v4 \| `-f sb3_spiking` \| 13%")[-1])
-    assert cells("README.md", r"\| training on Breakout")[1:] == ["100%", f"{of_relu:.0%}"]
+    text = " ".join((ROOT / "docs/speed.md").read_text().split())
+    speeds = re.search(r"at (1\.\d+) of its steps per second. CartPole's has (0\.\d+) and MinAtar's, .*? (0\.\d+)\.", text)
+    assert cells("docs/speed.md", r"\| BreakoutNoFrameskip-v4 \| `-f sb3_spiking` \| 13%")[-1] == speeds[1]
+    rounded = ", ".join(f"{float(each):.0%}" for each in speeds.groups())
+    assert cells("README.md", r"\| training: steps per second")[1:] == ["100%", rounded]
 
     energies = [cells("benchmark.md", rf"\| MinAtar/Breakout-v1 +\| +{name} ")[-2] for name in ("ReLU", "spiking")]
     assert cells("README.md", r"\| energy of a decision")[1:] == [f"{float(each):.0f} nJ" for each in energies]
