@@ -5,7 +5,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 
 
 class Figures(gym.ObservationWrapper):
@@ -24,12 +24,15 @@ class Figures(gym.ObservationWrapper):
         if not is_image_space(space):
             raise ValueError(f"Figures takes uint8 images; the observation space is {space}")
         self._contrast = contrast
+        self._channels = 0 if is_image_space_channels_first(space) else 2
         self.observation_space = spaces.Box(0, 1, space.shape, bool)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
         """
-        :param observation: shape (H, W, C)
+        :param observation: shape (H, W, C), or (C, H, W)
         :return: events of the same shape, True and False
         """
-        backgrounds = [np.bincount(channel.ravel()).argmax() for channel in np.moveaxis(observation, -1, 0)]
-        return np.abs(observation.astype(np.int16) - np.array(backgrounds, np.int16)) > self._contrast
+        channels = np.moveaxis(observation, self._channels, 0)
+        backgrounds = np.array([np.bincount(channel.ravel()).argmax() for channel in channels], np.int16)
+        events = np.abs(channels.astype(np.int16) - backgrounds[:, None, None]) > self._contrast
+        return np.moveaxis(events, 0, self._channels)

@@ -1,5 +1,6 @@
 """The spiking bodies: SB3 features extractors made of spiking layers."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -247,7 +248,14 @@ class SpikingNatureCNN(SpikingExtractor):
                 )
             layout = "chw" if is_image_space_channels_first(observation_space) else "hwc"
         convolutions = resolved.conv_layers or ()
-        _, height, width = channels_height_width(observation_space, layout)
+        channels, height, width = channels_height_width(observation_space, layout)
+        is_first = is_image_space_channels_first(observation_space)
+        if is_image_space(observation_space, normalized_image=normalized_image) and is_first != (layout == "chw"):
+            warnings.warn(
+                f"layout={layout!r}: taken as {channels} channels of {height} x {width}. SB3 puts the channels of uint8 "
+                "images first; leave layout out where that is right",
+                stacklevel=2,
+            )
         if min(_conv_output_size(height, width, convolutions)) < 1:
             raise ValueError(
                 f"conv_layers={convolutions!r}: nothing is left of an observation of {height} x {width} after these "

@@ -194,6 +194,10 @@ class SpikingPolicy(DQNPolicy):
             raise ValueError(f"common_mode={common_mode!r}: expected True, False or a dict of {', '.join(SHAPE_SETTINGS)}")
         if not isinstance(action_space, spaces.Discrete):
             raise ValueError(f"action_space={action_space}: a Q-network takes discrete actions, expected spaces.Discrete")
+        if action_space.start != 0:
+            raise ValueError(
+                f"action_space={action_space}: SB3's DQN takes actions from 0 on, expected start=0; a wrapper may add the rest"
+            )
         if activation_fn is not None:
             warnings.warn(
                 f"activation_fn={activation_fn.__name__} has no effect: the units of a spiking network are Leaky neurons, "

@@ -2,12 +2,14 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_spiking import Cooldown, SlopeSchedule, SpikeMonitor, SpikingMLP, SpikingPolicy
+from sb3_spiking.snn import Leaky
 from sb3_spiking.snn.surrogates import Surrogate
 from sb3_spiking.training.callbacks import spike_counts
 
@@ -238,6 +240,24 @@ def test_a_second_training_begins_at_the_first_slope():
         model.set_logger(Recorder())
         model.learn(128, callback=SlopeSchedule(1.0, 16.0))
         assert model.logger.records["train/slope"] == pytest.approx([1, 2, 4, 8])
+
+
+class Interrupt(BaseCallback):
+    def _on_step(self):
+        if self.num_timesteps == 60:
+            raise KeyboardInterrupt
+        return True
+
+
+def test_what_a_training_that_is_interrupted_leaves_behind():
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"num_steps": 3, "net_arch": [8]}, seed=0, **TRAINING)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(100, callback=[Cooldown(0.9), SlopeSchedule(0.5, 5.0), Interrupt()])
+    assert model.policy.optimizer.param_groups[0]["lr"] < model.learning_rate
+    model.learn(100)
+    assert model.policy.optimizer.param_groups[0]["lr"] == model.learning_rate
+    model.learn(100, callback=SlopeSchedule(0.5, 5.0))
+    assert {neuron.spike_grad.slope for neuron in model.policy.modules() if isinstance(neuron, Leaky)} == {2.0}
 
 
 def test_hindsight_replay_waits_for_an_episode():

@@ -183,7 +183,7 @@ def test_the_hyperparameters_for_a_chip_fit_it():
         assert memory_of(network_of(model).stages[-1]).weights == 64 * 1024
 
 
-def test_figures_by_hand():
+def test_figures_by_hand(monkeypatch):
     class Frames(gym.Env):
         observation_space = spaces.Box(0, 255, (36, 36, 1), np.uint8)
         action_space = spaces.Discrete(2)
@@ -198,6 +198,11 @@ def test_figures_by_hand():
     assert is_binary(env.observation_space)
     # Each channel has a background of its own
     np.testing.assert_array_equal(env.observation(np.concatenate([image, image + 100], axis=2))[..., :1], events)
+    # Channels may come first
+    monkeypatch.setattr(Frames, "observation_space", spaces.Box(0, 255, (1, 36, 36), np.uint8))
+    bar = np.full((1, 36, 36), 87, np.uint8)
+    bar[0, :, 20] = 255
+    assert np.argwhere(Figures(Frames()).observation(bar)).tolist() == [[0, row, 20] for row in range(36)]
     with pytest.raises(ValueError, match="Figures takes uint8 images"):
         Figures(gym.make("CartPole-v1"))
 

@@ -233,6 +233,18 @@ def test_agreement_for_several_numbers_of_steps_at_once():
     assert found.gap_where_different is None if same.all() else found.gap_where_different < found.gap
 
 
+def test_agreement_where_there_is_one_action():
+    class OneAction(DictEnv):
+        observation_space, action_space = spaces.Box(-1, 1, (4,), np.float32), spaces.Discrete(1)
+
+    env = make_vec_env(OneAction)
+    model = relu_agent(env)
+    observations = np.random.default_rng(0).uniform(-1, 1, (20, 4)).astype(np.float32)
+    converted = convert(model, activation_scales(model, [observations], 20), env, num_steps=10)
+    found = agreement(model, converted, iter([observations]), [10])
+    assert (found.shares[0], found.gap, found.gap_where_different) == (1, 0, None)
+
+
 def test_what_cannot_be_converted_is_refused():
     env = make_vec_env("CartPole-v1")
     for model, message in (

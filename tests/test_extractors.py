@@ -1,6 +1,7 @@
 """The body of a network, and the settings that make it."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -50,6 +51,19 @@ def test_channels_last_and_first_images_give_the_same_values():
         values.append(policy.q_net(image))
         assert policy.settings.layout == ("chw" if shape[0] == 1 else "hwc")
     assert th.equal(*values)
+
+
+def test_a_layout_that_contradicts_sb3_is_said():
+    class Image(ImageEnv):
+        observation_space = spaces.Box(0, 255, (12, 10, 4), np.uint8)
+
+    settings = {"conv_layers": [(4, 3, 1)], "features_dim": 8}
+    with pytest.warns(UserWarning, match="layout='hwc': taken as 10 channels of 4 x 12. SB3 puts the channels"):
+        DQN(SpikingPolicy, Image(), policy_kwargs={**settings, "layout": "hwc"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = DQN(SpikingPolicy, Image(), policy_kwargs={**settings, "layout": "chw"})
+    assert model.q_net.features_extractor.conv[0].connection.weight.shape == (4, 4, 3, 3)
 
 
 def test_layout_of_a_grid_is_explicit():

@@ -375,4 +375,32 @@ def test_an_agent_of_normalised_observations_wants_them():
     model = DQN(SpikingPolicy, env, policy_kwargs={"net_arch": [4], "num_steps": 2}, buffer_size=50)
     with pytest.raises(ValueError, match="the agent sees normalised observations: expected its own VecNormalize"):
         record(model, "CartPole-v1")
-    assert record(model, env, 3).decisions == 3
+    env.reset()
+    before = env.obs_rms.count
+    recording = record(model, model.get_env(), 3)
+    assert recording.rewards.tolist() == [1, 1, 1]
+    assert (env.obs_rms.count, env.training, env.norm_reward) == (before, True, True)
+
+
+def test_what_comes_later_is_not_taken_for_what_was_silent_at_first():
+    class Silent(gym.Env):
+        observation_space, action_space = spaces.Box(0, 1, (3,), np.float32), spaces.Discrete(2)
+        count = 0
+
+        def reset(self, *, seed=None, options=None):
+            self.count = 0
+            return np.zeros(3, np.float32), {}
+
+        def step(self, action):
+            self.count += 1
+            return np.ones(3, np.float32), 0.0, self.count == 3, False, {}
+
+    settings = {"net_arch": [8], "num_steps": 6, "layer_delay": True, "readout": "mean_membrane"}
+    model = DQN(SpikingPolicy, Silent(), policy_kwargs=settings, seed=0, **TRAINING)
+    connection = model.q_net.features_extractor.dense[0].connection
+    with th.no_grad():
+        connection.weight.abs_()
+        connection.bias.fill_(-0.1)
+    hidden, out = record(model, Silent(), decisions=3, membranes="all").layers
+    assert hidden.spikes[0].sum() == 0 < hidden.spikes[1].sum()
+    assert out.source is None

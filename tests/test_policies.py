@@ -79,6 +79,11 @@ def test_predict_single_and_vectorised(small):
     assert actions.tolist() == [action, action]
 
 
+def test_actions_begin_at_zero():
+    with pytest.raises(ValueError, match=r"action_space=Discrete\(3, start=1\): SB3's DQN takes actions from 0 on"):
+        SpikingPolicy(spaces.Box(-1, 1, (3,)), spaces.Discrete(3, start=1), lambda _: 1e-3)
+
+
 def test_same_seed_same_training(small):
     parameters = [make_model(small, seed=5, settings={"encoding": "poisson"}).learn(30).get_parameters() for _ in range(2)]
     for name, value in parameters[0]["policy"].items():

@@ -14,11 +14,14 @@ from stable_baselines3 import DQN, PPO
 
 import sb3_spiking.policies
 from sb3_spiking import (
+    AgentError,
     FrameStackReplayBuffer,
     SpikingMLP,
     SpikingPolicy,
     SpikingSettings,
 )
+from sb3_spiking.sharing.archive import read_agent
+from sb3_spiking.sharing.loading import build
 
 CHANGED_DEFAULTS = {
     "num_steps": 5,
@@ -125,6 +128,8 @@ def test_another_algorithms_body_says_what_differs(monkeypatch, tmp_path):
     change_defaults(monkeypatch, num_steps=5)
     with pytest.raises(ValueError, match=r"num_steps: saved 4, here 5.*\{'num_steps': 4\}"):
         PPO.load(tmp_path / "agent")
+    with pytest.raises(AgentError, match="num_steps: saved 4, here 5"):
+        build(PPO, read_agent(tmp_path / "agent.zip"))
     kwargs["features_extractor_kwargs"] = {"num_steps": 4}
     loaded = PPO.load(tmp_path / "agent", custom_objects={"policy_kwargs": kwargs})
     assert loaded.policy.features_extractor.settings == model.policy.features_extractor.settings

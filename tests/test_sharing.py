@@ -15,8 +15,9 @@ from small_agents import DictEnv, make_model, observation_of, q_values
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.save_util import data_to_json
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
-from stable_baselines3.common.vec_env import VecFrameStack
+from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 import sb3_spiking
 from sb3_spiking import AgentError, FrameStackReplayBuffer, ReluExtractor, SpikingPolicy
@@ -33,6 +34,7 @@ SPACES = [
     spaces.Box(np.array([-128, 5], np.int8), np.array([-1, 127], np.int8), dtype=np.int8),
     spaces.Discrete(5, start=2),
     spaces.MultiDiscrete([2, 5]),
+    spaces.MultiDiscrete([2, 5], dtype=np.int32, start=[-1, 3]),
     spaces.MultiBinary(4),
     spaces.MultiBinary([2, 3]),
     spaces.Dict({"image": spaces.Box(0, 255, (1, 36, 36), np.uint8), "mode": spaces.Discrete(3)}),
@@ -63,6 +65,61 @@ def test_a_dict_space_in_sb3s_words():
     assert list(space) == ["it's 1 2", "a 3 4"]
     assert space["it's 1 2"].low.tolist() == [-1, -2]
     assert space["a 3 4"].shape == (2, 3)
+
+
+def test_multi_discrete_in_sb3s_words():
+    space = spaces.MultiDiscrete([2, 15], dtype=np.int32, start=[-1, 3])
+    written = json.loads(data_to_json({"space": space}))["space"]
+    assert space_from_sb3(written) == space
+
+
+def test_many_sensors():
+    space = spaces.Dict({f"sensor {number}": spaces.Box(0, 1, (2,)) for number in range(40)})
+    assert space_from_json(space_to_json(space)) == space
+    assert space_from_sb3(json.loads(data_to_json({"space": space}))["space"]) == space
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_numbers_as_sb3_takes_them(folder, tmp_path):
+    settings = {"net_arch": [4], "num_steps": 2}
+    model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs=settings, learning_starts=2e1, buffer_size=100, seed=0)
+    if folder:  # SB3 pickles NumPy numbers
+        model.gamma = np.float32(0.5)
+    model.learn(1e2)
+    path = tmp_path / ("agent" if folder else "agent.zip")
+    if folder:
+        sb3_spiking.save(model, path)
+    else:
+        model.save(path)
+    loaded = sb3_spiking.load(path, env=model.get_env(), **({} if folder else {"train_freq": 4}))
+    numbers = [loaded.learning_starts, loaded._total_timesteps, loaded.gamma]
+    assert numbers == [20, 100, 0.5 if folder else 0.99]
+    assert [type(each) for each in numbers] == [int, int, float]
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_goes_on_in_an_environment_that_normalises(folder, tmp_path):
+    def normalized():
+        return VecNormalize(make_vec_env("CartPole-v1", seed=0))
+
+    settings = {"net_arch": [4], "num_steps": 2}
+    model = DQN(SpikingPolicy, normalized(), policy_kwargs=settings, learning_starts=20, buffer_size=200, seed=0).learn(60)
+    model.save(tmp_path / "sb3")
+    if folder:
+        sb3_spiking.save(model, tmp_path / "agent")
+    ours = sb3_spiking.load(
+        tmp_path / ("agent" if folder else "sb3.zip"), env=normalized(), **({} if folder else {"train_freq": 4})
+    )
+    theirs = DQN.load(tmp_path / "sb3", env=normalized())
+    for agent in (ours, theirs):
+        agent.learning_starts = 0
+        th.manual_seed(1)
+        np.random.seed(1)
+        agent.action_space.seed(1)
+        agent.learn(60)
+    assert (ours.replay_buffer.rewards[:60] == 1).all()
+    for mine, other in zip(ours.policy.parameters(), theirs.policy.parameters(), strict=True):
+        assert th.equal(mine, other)
 
 
 class UnsortedEnv(DictEnv):

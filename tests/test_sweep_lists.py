@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from small_agents import DictEnv
 
 from sb3_spiking.evaluation.agents import load_agent
 from sb3_spiking.sweep import plots, scoring, tables
@@ -105,6 +106,14 @@ def test_a_list_runs_and_what_is_finished_stays(tmp_path, monkeypatch, capsys, i
     assert table[2].startswith("| dqn  | CartPole-v1 | spiking |")
     assert table[3].startswith("| dqn  | CartPole-v1 |    ReLU |")
     assert pd.read_csv(tmp_path / "played/episodes.csv")["score"].between(5, 50).sum() == 60
+
+
+def test_random_actions_are_as_many_as_environments():
+    player = scoring._Random(DictEnv.action_space)
+    for space in (DictEnv.observation_space, gym.make("CartPole-v1").observation_space):
+        observations = gym.vector.utils.batch_space(space, 5).sample()
+        actions, _ = player.predict(observations)
+        assert actions.shape == (5,)
 
 
 def test_scores_are_those_of_greedy_actions(tmp_path, monkeypatch):

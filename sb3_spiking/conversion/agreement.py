@@ -81,15 +81,15 @@ def agreement(model: DQN, converted: DQN, batches: Iterator[np.ndarray], steps: 
     with th.no_grad():
         for batch in batches:
             inputs, _ = policy.obs_to_tensor(batch)
-            highest, actions = model.q_net(inputs).topk(2, dim=1)
-            gaps.append(highest[:, 0] - highest[:, 1])
+            ordered = model.q_net(inputs).sort(dim=1, descending=True)
+            gaps.append(ordered.values[:, 0] - ordered.values[:, :2][:, -1])  # 0 where there is one action
             window = network.features_extractor.window(
                 preprocess_obs(inputs, network.observation_space, network.normalize_images)
             )
             if policy.settings.layer_delay:
                 window = delayed(window)
             values = [readout(window[:count], network.q_net, network.output_neuron) for count in steps]
-            same.append(th.stack([each.argmax(dim=1) == actions[:, 0] for each in values]))
+            same.append(th.stack([each.argmax(dim=1) == ordered.indices[:, 0] for each in values]))
     equal, gap = th.cat(same, dim=1), th.cat(gaps)
     differing = gap[~equal[-1]]
     median = differing.median().item() if len(differing) else None

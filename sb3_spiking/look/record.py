@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_spiking.evaluation.decisions import Decider
 from sb3_spiking.evaluation.operations import ENERGIES, Energy
@@ -56,6 +56,7 @@ def record(
         env = gym.make(env)
     venv = model._wrap_env(env, verbose=0, monitor_wrapper=False)
     decide = Decider(model.policy)
+    normalized: VecNormalize | None = None
     try:
         if venv.num_envs != 1:
             raise ValueError(f"an environment of {venv.num_envs} in parallel: expected one")
@@ -67,6 +68,10 @@ def record(
         if training is not None and training.norm_obs and unwrap_vec_normalize(venv) is None:
             raise ValueError("the agent sees normalised observations: expected its own VecNormalize around the environment")
         venv.seed(seed)
+        normalized = unwrap_vec_normalize(venv)
+        if normalized is not None:  # its statistics stay, and rewards are those of the game
+            before = normalized.training, normalized.norm_reward
+            normalized.training = normalized.norm_reward = False
         return play(
             decide,
             venv,
@@ -77,6 +82,8 @@ def record(
             notes=Notes(agent, venv, decide.network, layers, membranes, energy),
         )
     finally:
+        if normalized is not None:
+            normalized.training, normalized.norm_reward = before
         if made:
             venv.close()
 

@@ -194,6 +194,9 @@ def source(inputs: th.Tensor, earlier: list[Seen]) -> int | None:
     """
     for place in reversed(range(len(earlier))):
         outputs = earlier[place].outputs
-        if len(outputs) == len(inputs) and th.equal(inputs.flatten(1), outputs.flatten(1)):
+        if len(outputs) != len(inputs) or outputs.numel() != inputs.numel():
+            continue
+        # What a silent layer says is the same one step later: there it must be the same memory
+        if outputs.data_ptr() == inputs.data_ptr() or (outputs.any() and th.equal(inputs.flatten(1), outputs.flatten(1))):
             return place
     return None

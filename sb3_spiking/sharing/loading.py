@@ -251,6 +251,8 @@ def _checked(policy: nn.Module, record: AgentRecord) -> dict[str, Any]:
             ours, theirs = (f"{list(each.shape)} of {each.dtype}" for each in (like, tensor))
             raise ValueError(f"{name} has {theirs}, expected {ours}")
         _check_finite(str(name), tensor)
+    if not isinstance(policy, SpikingPolicy):  # which was built with the saved settings; the others say what differs
+        own |= {name: record.parameters[name] for name in own if isinstance(record.parameters.get(name), dict)}
     return {**tensors, **own}
 
 

@@ -15,7 +15,7 @@ from gymnasium import spaces
 MAX_ELEMENTS = 2**24
 #: An action space or a discrete observation has at most this many values
 MAX_VALUES = 2**20
-_MAX_PARTS = 20
+_MAX_PARTS = 500
 
 _DTYPE = re.compile(r"(bool|u?int(8|16|32|64)|float(16|32|64))")
 _NUMBER = re.compile(r"[-+]?(?:inf|\d+\.?\d*(?:e[-+]?\d+)?|\.\d+)|True|False")
@@ -33,7 +33,7 @@ def space_to_json(space: gym.Space) -> dict[str, Any]:
     if isinstance(space, spaces.Discrete):
         return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
     if isinstance(space, spaces.MultiDiscrete):
-        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist()}
+        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist(), "dtype": str(space.dtype)}
     if isinstance(space, spaces.MultiBinary):
         return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.n)}
     if isinstance(space, spaces.Dict):
@@ -68,7 +68,7 @@ def space_from_json(record: Any) -> gym.Space:
     if kind == "Discrete":
         return spaces.Discrete(_count(record.get("n")), start=_integer(record.get("start", 0)))
     if kind == "MultiDiscrete":
-        return spaces.MultiDiscrete([_count(n) for n in _list(record.get("nvec"))])
+        return _multi_discrete(record.get("nvec"), record.get("start"), record.get("dtype", "int64"))
     if kind == "MultiBinary":
         n = record.get("n")
         return spaces.MultiBinary(_shape(n) if isinstance(n, list) else _count(n))
@@ -102,7 +102,8 @@ def space_from_sb3(record: Any) -> gym.Space:
     if kind == "Discrete":
         return spaces.Discrete(_count(_number(record.get("n"))), start=_integer(_number(record.get("start", "0"))))
     if kind == "MultiDiscrete":
-        return spaces.MultiDiscrete([_count(int(n)) for n in re.findall(r"\d+", str(record.get("nvec"))[:100_000])])
+        nvec, start = ([int(n) for n in re.findall(r"-?\d+", str(record.get(name))[:100_000])] for name in ("nvec", "start"))
+        return _multi_discrete(nvec, start or None, record.get("dtype", "int64"))
     if kind == "MultiBinary":
         n = record.get("n")
         return spaces.MultiBinary(_shape(n) if isinstance(n, list) else _count(_number(n)))
@@ -210,6 +211,14 @@ def _dict(parts: dict[str, gym.Space]) -> spaces.Dict:
     if numbers > MAX_ELEMENTS:
         raise ValueError(f"a Dict space of {numbers} numbers, expected at most {MAX_ELEMENTS}")
     return spaces.Dict(OrderedDict(parts))  # Gymnasium sorts any other mapping, and the order is that of a network's inputs
+
+
+def _multi_discrete(nvec: Any, start: Any, dtype: Any) -> spaces.MultiDiscrete:
+    counts = [_count(n) for n in _list(nvec)]
+    starts = [0] * len(counts) if start is None else [_integer(first) for first in _list(start)]
+    if len(starts) != len(counts) or _dtype(dtype).kind not in "iu":
+        raise ValueError(f"a MultiDiscrete space of {len(counts)} parts with {len(starts)} first values, of {dtype}")
+    return spaces.MultiDiscrete(counts, dtype=_dtype(dtype).type, start=starts)
 
 
 def _box(shape: Any, dtype: Any, low: Any, high: Any) -> spaces.Box:

@@ -4,12 +4,13 @@ import math
 import re
 from typing import Any, NamedTuple
 
+import numpy as np
 from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv, TrainFreq
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule, check_for_correct_spaces
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 #: Classes that replay_buffer_class may name; FrameStackReplayBuffer joins them
 REPLAYS: dict[str, type[ReplayBuffer]] = {each.__name__: each for each in (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer)}
@@ -92,6 +93,7 @@ def training_of(model: DQN) -> dict[str, Any]:
     :return: what ``config.json`` says of its training; a learning rate with another schedule than a linear one is None
     """
     numbers = {name: getattr(model, name) for name in (*HYPERPARAMETERS, *COUNTERS) if hasattr(model, name)}
+    numbers = {name: value.item() if isinstance(value, np.generic) else value for name, value in numbers.items()}
     frequency: Any = model.train_freq
     if isinstance(frequency, TrainFreq):
         frequency = [frequency.frequency, frequency.unit.value]
@@ -144,7 +146,7 @@ def set_training(model: BaseAlgorithm, data: dict[str, Any], env: GymEnv, given:
         raise ValueError("only DQN agents go on learning from here; expected env=None")
     wrapped = DQN._wrap_env(env, monitor_wrapper=not isinstance(env, VecEnv))
     check_for_correct_spaces(wrapped, model.observation_space, model.action_space)
-    model.env, model.n_envs = wrapped, wrapped.num_envs
+    model.env, model.n_envs, model._vec_normalize_env = wrapped, wrapped.num_envs, unwrap_vec_normalize(wrapped)
     set_numbers(model, data, HYPERPARAMETERS)
     unknown = set(given) - set(HYPERPARAMETERS) - set(_OTHERS)
     if unknown:
@@ -173,6 +175,8 @@ def set_numbers(model: BaseAlgorithm, data: dict[str, Any], numbers: dict[str, _
     for name, number in numbers.items():
         if name in data and hasattr(model, name):
             value = math.inf if data[name] == "inf" else data[name]
+            if number.kind is int and isinstance(value, float) and value.is_integer():
+                value = int(value)  # of learn(1e5), which SB3 takes as it is
             if not number.accepts(value):
                 expected = f"a number from {number.low} to {number.high}"
                 raise ValueError(f"{name}={str(data[name])[:50]}, expected {expected}")

@@ -144,5 +144,6 @@ class _Random:
         self._action_space = action_space
         action_space.seed(SCORE_SEED)
 
-    def predict(self, observations: np.ndarray, *args: Any, **kwargs: Any) -> tuple[np.ndarray, None]:
-        return np.array([self._action_space.sample() for _ in observations]), None
+    def predict(self, observations: np.ndarray | dict[str, np.ndarray], *args: Any, **kwargs: Any) -> tuple[np.ndarray, None]:
+        count = len(next(iter(observations.values()))) if isinstance(observations, dict) else len(observations)
+        return np.array([self._action_space.sample() for _ in range(count)]), None

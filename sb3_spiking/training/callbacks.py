@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch as th
@@ -226,7 +228,8 @@ class SlopeSchedule(BaseCallback):
     Changes the steepness of the surrogate gradients while a network learns, geometrically from one value to another, and logs
     it as ``train/slope``. Shallow surrogates reach neurons far below the threshold, steep ones come closer to the true step:
     Van den Berghe et al. 2025 (arXiv 2510.24461) start shallow. Spikes and values do not depend on it, and at the end of the
-    training the slope of the settings is back.
+    training the slope of the settings is back. A training that is interrupted leaves its slope in the agent, until a next one
+    with this callback ends, or the agent is saved and loaded.
 
     :param initial: steepness at the start, above 0
     :param final: steepness at the end, above 0
@@ -234,6 +237,9 @@ class SlopeSchedule(BaseCallback):
     :param verbose: as of every callback
     :raises ValueError: for other numbers, or a policy without a surrogate that has a steepness
     """
+
+    # Surrogates of the settings, which neurons get back; here beyond a training that is interrupted
+    _surrogates: ClassVar[WeakKeyDictionary[Leaky, Surrogate]] = WeakKeyDictionary()
 
     def __init__(self, initial: float, final: float, fraction: float = 1.0, verbose: int = 0) -> None:
         super().__init__(verbose)
@@ -246,8 +252,9 @@ class SlopeSchedule(BaseCallback):
 
     def _init_callback(self) -> None:
         leaky = [module for module in self.model.policy.modules() if isinstance(module, Leaky)]
-        # With the surrogate of their settings, which they get back
-        self._neurons = {neuron: neuron.spike_grad for neuron in leaky if neuron.spike_grad.slope is not None}
+        self._neurons = [neuron for neuron in leaky if neuron.spike_grad.slope is not None]
+        for neuron in self._neurons:
+            self._surrogates.setdefault(neuron, neuron.spike_grad)
         if not self._neurons:
             raise ValueError(f"SlopeSchedule: no surrogate in {type(self.model.policy).__name__} has a steepness")
 
@@ -260,8 +267,8 @@ class SlopeSchedule(BaseCallback):
         self.logger.record("train/slope", slope)
 
     def _on_training_end(self) -> None:
-        for neuron, surrogate in self._neurons.items():
-            neuron.spike_grad = surrogate
+        for neuron in self._neurons:
+            neuron.spike_grad = self._surrogates.pop(neuron, neuron.spike_grad)
 
     def _on_step(self) -> bool:
         return True
@@ -272,10 +279,13 @@ class _Cooling:
 
     def __init__(self, schedule: FloatSchedule, fraction: float) -> None:
         self.schedule, self.fraction = schedule, fraction
+        self.left, self.over = 1.0, False
 
     def __call__(self, progress_remaining: float) -> float:
         left = max(0.0, progress_remaining)  # the last rollout may go beyond the end
-        return self.schedule(left) * min(1.0, left / self.fraction)
+        # Where more is left than before, it is another training: this one was interrupted
+        self.over, self.left = self.over or left > self.left, left
+        return self.schedule(left) * (1.0 if self.over else min(1.0, left / self.fraction))
 
 
 class Cooldown(BaseCallback):
