@@ -397,6 +397,12 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
             {"n_steps": 4, "gamma": 0.8},
         ),
         (
+            {"replay_buffer_class": NStepReplayBuffer, "replay_buffer_kwargs": {"n_steps": 4, "gamma": 0.9}},
+            {"gamma": 0.5},
+            NStepReplayBuffer,
+            {"n_steps": 4, "gamma": 0.5},
+        ),
+        (
             {"replay_buffer_class": FrameStackReplayBuffer, "replay_buffer_kwargs": {"n_stack": 2}},
             {},
             FrameStackReplayBuffer,

@@ -210,6 +210,8 @@ def _set_replay(model: DQN, data: dict[str, Any], given: dict[str, Any]) -> None
         is_bool = argument == "handle_timeout_termination" and isinstance(value, bool)
         if not is_bool and not (argument in _OF_REPLAYS and _OF_REPLAYS[argument].accepts(value)):
             raise ValueError(f"replay_buffer_kwargs: {str(argument)[:50]}={str(value)[:50]}: no replay takes it")
+    if "gamma" in given and "gamma" in kwargs and kwargs["gamma"] == data.get("gamma"):
+        kwargs = {**kwargs, "gamma": given["gamma"]}  # one and the same
     if buffer is NStepReplayBuffer and kwargs.get("n_steps") == model.n_steps > 1:
         kwargs = {argument: value for argument, value in kwargs.items() if argument not in ("n_steps", "gamma")}
     elif buffer is not None and (model.n_steps > 1 or buffer not in (ReplayBuffer, DictReplayBuffer)):
