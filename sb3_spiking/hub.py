@@ -181,8 +181,10 @@ def push_to_hub(
     :return: address of the repository
     :raises AgentError: if it cannot be reached or does not take the agent
     :raises ValueError: for an agent whose observations are normalised by ``VecNormalize``: their statistics would have to go
-        with it, and are a pickle
+        with it, and are a pickle; for no episode
     """
+    if n_eval_episodes < 1:
+        raise ValueError(f"n_eval_episodes={n_eval_episodes}: expected at least 1")
     if (hyperparams or {}).get("normalize") or model.get_vec_normalize_env() is not None:
         raise ValueError(
             f"{env_id}: the agent was trained with VecNormalize (normalize in RL Zoo's hyperparameters), whose statistics are "
@@ -191,7 +193,7 @@ def push_to_hub(
     # Evaluation pulls in RL Zoo, plots and tables, which loading does without
     from rl_zoo3.exp_manager import ExperimentManager
 
-    from sb3_spiking.evaluation.agents import Agent
+    from sb3_spiking.evaluation.agents import AROUND, Agent
     from sb3_spiking.evaluation.comparison import evaluate, summarise
     from sb3_spiking.evaluation.episodes import PROTOCOLS, Protocol
 
@@ -203,7 +205,7 @@ def push_to_hub(
         save(model, folder, env_id=env_id)
         archive = folder / ModelName("dqn", name).filename
         model.save(archive)
-        environment = {key: hyperparams[key] for key in ("env_wrapper", "frame_stack") if hyperparams.get(key)}
+        environment = {key: hyperparams[key] for key in AROUND if hyperparams.get(key)}
         agent = Agent(
             "agent", "dqn", env_id, model, archive, {"normalize": False, **environment}, scratch, dict(env_kwargs or {})
         )
@@ -344,9 +346,13 @@ def _snippet(agent: Any, repo_id: str) -> str:
     if env_id.startswith("MinAtar/"):
         imports.insert(1, "import sb3_spiking.minatar")
     lines = [f"env = {make}({', '.join(arguments)})"]
+    if hyperparams.get("vec_env_wrapper"):
+        imports.append("from rl_zoo3.utils import get_wrapper_class")
+        around = {"vec_env_wrapper": hyperparams["vec_env_wrapper"]}
+        lines.append(f'env = get_wrapper_class({around!r}, "vec_env_wrapper")(env)')
     if hyperparams.get("frame_stack"):
         imports.append("from stable_baselines3.common.vec_env import VecFrameStack")
         lines.append(f"env = VecFrameStack(env, {hyperparams['frame_stack']})")
     lines.append(f'model = sb3_spiking.load_from_hub("{repo_id}")')
     lines.append("print(evaluate_policy(model, env, n_eval_episodes=5))")
-    return "\n".join([*imports, "", *lines])
+    return "\n".join([*dict.fromkeys(imports), "", *lines])

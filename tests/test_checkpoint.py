@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import CallbackList, EvalCallback, StopT
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack
 
-from sb3_spiking import Checkpoint, Cooldown, FrameStackReplayBuffer, restore
+from sb3_spiking import AgentError, Checkpoint, Cooldown, FrameStackReplayBuffer, restore
 from sb3_spiking.training.manifest import MANIFEST
 
 
@@ -254,6 +254,28 @@ def test_evaluations_with_random_actions_go_on_the_same(tmp_path):
     equal_state(agent, whole)
     results = [np.load(tmp_path / name / "evaluations.npz")["results"].tolist() for name in "ab"]
     assert results[0] == results[1]
+
+
+def test_another_number_of_environments(tmp_path):
+    make_agent(n_envs=2).learn(200, callback=Checkpoint(50, tmp_path / "c"))
+    other = make_agent(n_envs=4)
+    before = {name: value.clone() for name, value in other.policy.state_dict().items() if isinstance(value, th.Tensor)}
+    with pytest.raises(AgentError, match="a training in 2 environments, expected the model's 4"):
+        restore(other, tmp_path / "c", Checkpoint())
+    assert all(th.equal(other.policy.state_dict()[name], value) for name, value in before.items())
+
+
+def test_a_return_without_end(tmp_path):
+    class Endless(gym.RewardWrapper):
+        def reward(self, reward):
+            return -np.inf
+
+    def agent():
+        env = make_vec_env(lambda: Endless(gym.make("CartPole-v1")), seed=0)
+        return DQN("SpikingPolicy", env, policy_kwargs={"net_arch": [4], "num_steps": 2}, learning_starts=1000, buffer_size=99)
+
+    agent().learn(100, callback=Checkpoint(50, tmp_path / "c"))
+    assert restore(agent(), tmp_path / "c", Checkpoint()) == 100
 
 
 def test_a_training_that_ends_behind_its_last_step_can_be_restored(tmp_path):

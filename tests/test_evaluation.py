@@ -236,6 +236,15 @@ def test_published_scores():
     assert reference_scores("CartPole-v1") is None
 
 
+def test_another_environment_with_the_name_of_a_game():
+    gym.register("Boxing-v7", "gymnasium.envs.classic_control:CartPoleEnv")
+    try:
+        assert reference_scores("Boxing-v7") is None
+        assert score_limits("Boxing-v7") == (-math.inf, math.inf)
+    finally:
+        gym.registry.pop("Boxing-v7")
+
+
 def test_tables():
     assert (
         markdown(["", "x"], [("a", 1234.6), ("bcd", math.nan)])
@@ -441,6 +450,11 @@ def test_robustness_command_survives_a_kill(relu_run, in_process):
         ("robustness", "-f relu --perturbations quantisation --levels 32 1", "--levels 1: quantisation takes 2 to 24 bits"),
         ("robustness", "-f relu --perturbations mask --levels 150", "--levels 150: mask takes a percentage"),
         ("robustness", "-f relu --perturbations mask --levels 8 8", "--levels 8 8: each level once"),
+        (
+            "robustness",
+            "-f relu --perturbations mask --levels 33.33333 33.333334",
+            "--levels 33.3333 33.3333: each level once",
+        ),
         ("robustness", "-f relu --perturbations mask mask", "--perturbations mask mask: each once"),
         ("evaluate", "-f relu relu", "is named twice"),
         ("evaluate", "-f relu --seed 1 1", "each seed once"),

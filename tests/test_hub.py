@@ -14,7 +14,7 @@ from processes import finished, python
 from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 import sb3_spiking
 from sb3_spiking import AgentError
@@ -136,6 +136,23 @@ def test_the_usage_in_the_card_makes_the_environment_of_the_training():
         assert made["env"].observation_space.shape == (size, size, 4)
         assert made["env"].action_space.n == 18
         made["env"].close()
+
+
+def test_wrappers_around_all_environments_are_part_of_the_evaluation(hub, agent):
+    with pytest.raises(ValueError, match="n_eval_episodes=0: expected at least 1"):
+        sb3_spiking.push_to_hub(agent, REPOSITORY, "CartPole-v1", n_eval_episodes=0)
+    stacked = DQN(
+        "SpikingPolicy", VecFrameStack(make_vec_env("CartPole-v1"), 2), policy_kwargs={"net_arch": [4]}, buffer_size=10
+    )
+    wrapper = [{"stable_baselines3.common.vec_env.VecFrameStack": {"n_stack": 2}}]
+    sb3_spiking.push_to_hub(
+        stacked, REPOSITORY, "CartPole-v1", hyperparams={"vec_env_wrapper": wrapper}, video_length=0, n_eval_episodes=1
+    )
+    player = Agent("", "dqn", "CartPole-v1", None, Path(), {"vec_env_wrapper": wrapper}, "", {})
+    lines = [line for line in _snippet(player, REPOSITORY).splitlines() if "load_from_hub" not in line]
+    made = {}
+    exec("\n".join(lines[:-1]), made)
+    assert made["env"].observation_space.shape == (8,)
 
 
 def test_what_the_agent_before_had_does_not_stay(hub, agent):

@@ -138,6 +138,15 @@ def blind(relu_run):
         DQN("MlpPolicy", kind(), buffer_size=1).save(run / f"{kind.__name__}-v0.zip")
 
 
+def test_a_layer_that_the_network_does_not_have(relu_run, in_process, capsys):
+    with pytest.raises(SystemExit):
+        in_process("look", "-o nothing --env CartPole-v1 -f relu --membranes nolayer", relu_run)
+    *_, said = capsys.readouterr().err.splitlines()  # behind the progress
+    assert said.startswith("error: relu")
+    assert "membranes: the network has no layer 'nolayer'; it has q_net.0, q_net.2" in said
+    assert not (relu_run / "nothing").exists()
+
+
 def test_environments_that_cannot_be_drawn(fails, relu_run, blind):
     assert "Blind-v0 cannot be drawn: " in fails("look", "-f blind --env Blind-v0")
     assert "Broken-v0 cannot be drawn: no display, no picture" in fails("look", "-f blind --env Broken-v0")

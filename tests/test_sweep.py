@@ -160,6 +160,7 @@ METHODS = {"relu": RELU, "spiking": {"arguments": "-conf sb3_spiking"}}
     ("changes", "options", "message"),
     [
         ({"references": "relu"}, "", "small.yml: the list: 'references': perhaps reference"),
+        ({"hyperparams": {"learning_rate": "1e-4"}}, "", "the list: hyperparams: learning_rate: 1e-4 is a text in YAML"),
         ({"reference": "rleu"}, "", "small.yml: 'rleu' is none of its methods, perhaps relu"),
         ({"curves": ["leaky"]}, "", "small.yml: 'leaky' is none of its methods, expected relu, spiking"),
         ({"seeds": [0, 0]}, "", "small.yml: method relu: seeds: [0, 0]: expected whole numbers, each once"),

@@ -58,8 +58,10 @@ def run(args: argparse.Namespace) -> None:
     arguments.prepare(args)
     if args.levels and len(args.perturbations or []) != 1:
         raise AgentError("--levels: the levels of which perturbation? Name one with --perturbations")
-    if len(set(args.levels or [])) < len(args.levels or []):
-        raise AgentError(f"--levels {' '.join(f'{level:g}' for level in args.levels)}: each level once")
+    if len({f"{level:g}" for level in args.levels or []}) < len(args.levels or []):
+        raise AgentError(
+            f"--levels {' '.join(f'{level:g}' for level in args.levels)}: each level once, told apart by six figures"
+        )
     if len(set(args.perturbations or [])) < len(args.perturbations or []):
         raise AgentError(f"--perturbations {' '.join(args.perturbations)}: each once")
     agents = arguments.load_agents(args)

@@ -28,7 +28,7 @@ from sb3_spiking.sharing.zoo_files import read_environment
 
 _ATARI_WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
 # What RL Zoo's hyperparameters put around an environment
-_AROUND = ("env_wrapper", "vec_env_wrapper", "frame_stack")
+AROUND = ("env_wrapper", "vec_env_wrapper", "frame_stack")
 # Wrappers that a part of a game is an episode by, or that change rewards
 _OF_TRAINING = (
     "stable_baselines3.common.atari_wrappers.EpisodicLifeEnv",
@@ -72,7 +72,7 @@ class Agent:
     @property
     def environment(self) -> str:
         """What its environment is made of beside its id: whether two episodes are of the same one."""
-        around = {name: self.hyperparams[name] for name in _AROUND if self.hyperparams.get(name)}
+        around = {name: self.hyperparams[name] for name in AROUND if self.hyperparams.get(name)}
         listed = {name: each if name == "frame_stack" or isinstance(each, list) else [each] for name, each in around.items()}
         return repr({**self.env_kwargs, **listed})
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import gymnasium as gym
+
 
 class ReferenceScores(NamedTuple):
     """
@@ -95,6 +97,9 @@ _LIMITS = {
 
 
 def _game(env_id: str) -> str | None:
+    spec = gym.registry.get(env_id)
+    if spec is not None and "AtariEnv" not in str(spec.entry_point):
+        return None  # another environment of that name
     game = re.fullmatch(r"(?:ALE/)?(\w+?)(?:NoFrameskip|Deterministic)?-v\d+", env_id)
     return game and game[1]
 

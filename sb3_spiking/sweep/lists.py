@@ -18,6 +18,7 @@ Every training has a Checkpoint: where the hyperparameters name none, one is add
 import difflib
 import functools
 import itertools
+import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -271,7 +272,9 @@ def _read(file: Path) -> dict[str, Any]:
             if not isinstance(env, str):
                 raise ValueError(f"environments: {env!r}: expected a name")
         methods = content["methods"]
+        _check_texts(content, "the list")
         for name, method in methods.items():
+            _check_texts(method or {}, f"method {name}")
             _check_kinds(method or {}, _METHOD_KINDS, f"method {name}")
             _words(method or {})
             if not isinstance(name, str) or Path(name).name != name:
@@ -318,6 +321,15 @@ def _check_kinds(content: Any, kinds: dict[str, type | tuple[type, ...]], where:
             raise ValueError(f"{where}: {name!r}: {_expected(name, kinds)}")
         if not isinstance(value, kinds[name]) or isinstance(value, bool):
             raise ValueError(f"{where}: {name}: {one_line(ValueError(value), 100)}: not a value that it can have")
+
+
+def _check_texts(content: dict[str, Any], where: str) -> None:
+    """YAML takes 1e-4 for a text."""
+    for part in ("hyperparams", "env_kwargs"):
+        given = content.get(part)
+        for name, value in given.items() if isinstance(given, dict) else ():
+            if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+                raise ValueError(f"{where}: {part}: {name}: {value} is a text in YAML, write !!float {value}")
 
 
 def _expected(name: Any, names: Iterable[str], all_of_them: bool = True) -> str:

@@ -243,6 +243,9 @@ def restore(model: BaseAlgorithm, folder: str | Path, checkpoint: Checkpoint) ->
     try:
         record = read_agent(folder / manifest["model"])
         check_numbers(manifest, record.data, manifest["model"])
+        saved = len(manifest["random"]["environments"])
+        if saved != model.n_envs:
+            raise AgentError(f"{folder / MANIFEST}: a training in {saved} environments, expected the model's {model.n_envs}")
         model.policy.load_state_dict(record.parameters)
         if record.optimizer is not None:
             model.policy.optimizer.load_state_dict(record.optimizer)

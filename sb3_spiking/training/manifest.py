@@ -75,7 +75,8 @@ def _check(manifest: dict[str, Any]) -> None:
         if name not in NUMBERS or not _is_number(number) or number < low:
             raise ValueError(f"numbers: {_short(name)}: {_short(number)}")
     for episode in manifest["episodes"]:
-        if not all(isinstance(name, str) for name in episode) or not all(_is_number(episode[name]) for name in "rlt"):
+        numbers = isinstance(episode["r"], (int, float)) and all(_is_number(episode[name]) for name in "lt")
+        if not numbers or not all(isinstance(name, str) for name in episode):  # a return may be infinite
             raise ValueError(f"episodes: {_short(episode)}")
     for callback in manifest["callbacks"]:
         rewards = [callback[name] for name in ("best_mean_reward", "last_mean_reward") if name in callback]
