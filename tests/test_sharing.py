@@ -79,6 +79,16 @@ def test_many_sensors():
     assert space_from_sb3(json.loads(data_to_json({"space": space}))["space"]) == space
 
 
+def saved(model, tmp_path, folder):
+    """As our folder or as SB3's zip; the path."""
+    path = tmp_path / ("agent" if folder else "agent.zip")
+    if folder:
+        sb3_spiking.save(model, path)
+    else:
+        model.save(path)
+    return path
+
+
 @pytest.mark.parametrize("folder", [True, False])
 def test_numbers_as_sb3_takes_them(folder, tmp_path):
     settings = {"net_arch": [4], "num_steps": 2}
@@ -86,11 +96,7 @@ def test_numbers_as_sb3_takes_them(folder, tmp_path):
     if folder:  # SB3 pickles NumPy numbers
         model.gamma = np.float32(0.5)
     model.learn(1e2)
-    path = tmp_path / ("agent" if folder else "agent.zip")
-    if folder:
-        sb3_spiking.save(model, path)
-    else:
-        model.save(path)
+    path = saved(model, tmp_path, folder)
     loaded = sb3_spiking.load(path, env=model.get_env(), **({} if folder else {"train_freq": 4}))
     numbers = [loaded.learning_starts, loaded._total_timesteps, loaded.gamma]
     assert numbers == [20, 100, 0.5 if folder else 0.99]
@@ -105,11 +111,7 @@ def test_goes_on_in_an_environment_that_normalises(folder, tmp_path):
     settings = {"net_arch": [4], "num_steps": 2}
     model = DQN(SpikingPolicy, normalized(), policy_kwargs=settings, learning_starts=20, buffer_size=200, seed=0).learn(60)
     model.save(tmp_path / "sb3")
-    if folder:
-        sb3_spiking.save(model, tmp_path / "agent")
-    ours = sb3_spiking.load(
-        tmp_path / ("agent" if folder else "sb3.zip"), env=normalized(), **({} if folder else {"train_freq": 4})
-    )
+    ours = sb3_spiking.load(saved(model, tmp_path, folder), env=normalized(), **({} if folder else {"train_freq": 4}))
     theirs = DQN.load(tmp_path / "sb3", env=normalized())
     for agent in (ours, theirs):
         agent.learning_starts = 0
@@ -162,11 +164,7 @@ def test_the_parts_of_an_observation_keep_their_order(folder, policy, tmp_path):
 @pytest.mark.parametrize("folder", [True, False])
 def test_every_kind_of_agent(small, folder, tmp_path):
     model = make_model(small, settings={"common_mode": True, "beta": 0.7}).learn(40)
-    path = tmp_path / ("agent" if folder else "agent.zip")
-    if folder:
-        sb3_spiking.save(model, path)
-    else:
-        model.save(path)
+    path = saved(model, tmp_path, folder)
     loaded = sb3_spiking.load(path)
     assert (loaded.observation_space, loaded.action_space) == (model.observation_space, model.action_space)
     assert loaded.policy.settings == model.policy.settings
@@ -290,11 +288,7 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path):
 @pytest.mark.parametrize("folder", [True, False])
 def test_goes_on_like_the_one_that_was_saved(folder, tmp_path):
     model = make_model(("CartPole-v1", {"net_arch": [16], "num_steps": 3})).learn(60)
-    path = tmp_path / ("agent" if folder else "agent.zip")
-    if folder:
-        sb3_spiking.save(model, path)
-    else:
-        model.save(path)
+    path = saved(model, tmp_path, folder)
     loaded = sb3_spiking.load(path, env=model.get_env(), **({} if folder else {"train_freq": 4}))
     loaded.replay_buffer = model.replay_buffer
     for agent in (model, loaded):
@@ -470,11 +464,7 @@ class OtherReplay(ReplayBuffer):
 @pytest.mark.parametrize("folder", [True, False])
 def test_a_replay_of_ones_own_is_asked_for(folder, tmp_path):
     model = DQN(SpikingPolicy, "CartPole-v1", policy_kwargs={"net_arch": [8]}, replay_buffer_class=OtherReplay, buffer_size=50)
-    path = tmp_path / ("agent" if folder else "agent.zip")
-    if folder:
-        sb3_spiking.save(model, path)
-    else:
-        model.save(path)
+    path = saved(model, tmp_path, folder)
     training = {"env": model.get_env(), "train_freq": 4}
     sb3_spiking.save(sb3_spiking.load(path), tmp_path / "again")  # to act it is not needed
     for each in (path, tmp_path / "again"):

@@ -162,6 +162,7 @@ METHODS = {"relu": RELU, "spiking": {"arguments": "-conf sb3_spiking"}}
         ({"references": "relu"}, "", "small.yml: the list: 'references': perhaps reference"),
         ({"hyperparams": {"learning_rate": "1e-4"}}, "", "the list: hyperparams: learning_rate: 1e-4 is a text in YAML"),
         ({"reference": "rleu"}, "", "small.yml: 'rleu' is none of its methods, perhaps relu"),
+        ({"methods": {"relu": "adam"}, "reference": "relu"}, "", "small.yml: method relu: expected names and values"),
         ({"curves": ["leaky"]}, "", "small.yml: 'leaky' is none of its methods, expected relu, spiking"),
         ({"seeds": [0, 0]}, "", "small.yml: method relu: seeds: [0, 0]: expected whole numbers, each once"),
         ({"steps": "many"}, "", "small.yml: the list: steps: many: not a value that it can have"),

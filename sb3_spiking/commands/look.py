@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sb3_spiking.commands import arguments
-from sb3_spiking.errors import AgentError, one_line
+from sb3_spiking.errors import AgentError
 from sb3_spiking.evaluation.agents import Agent
 from sb3_spiking.evaluation.episodes import PROTOCOLS, Protocol, decider, exploration, exploration_of, seed_of
 from sb3_spiking.evaluation.operations import ENERGIES, Energy
@@ -112,8 +112,6 @@ def _record(agent: Agent, protocol: Protocol, decisions: int, seed: int, membran
                 notes=Notes(agent.name, env, decide.network, membranes=membranes, energy=energy),
                 on_step=progress.update,
             )
-    except ValueError as error:  # a layer that it does not have
-        raise AgentError(f"{agent.name}, {agent.env_id}: {one_line(error)}") from error
     finally:
         env.close()
 

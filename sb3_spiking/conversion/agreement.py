@@ -81,7 +81,7 @@ def agreement(model: DQN, converted: DQN, batches: Iterator[np.ndarray], steps: 
     with th.no_grad():
         for batch in batches:
             inputs, _ = policy.obs_to_tensor(batch)
-            ordered = model.q_net(inputs).sort(dim=1, descending=True)
+            ordered = model.q_net(inputs).sort(dim=1, descending=True, stable=True)
             gaps.append(ordered.values[:, 0] - ordered.values[:, :2][:, -1])  # 0 where there is one action
             window = network.features_extractor.window(
                 preprocess_obs(inputs, network.observation_space, network.normalize_images)

@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
+from sb3_spiking.errors import AgentError
 from sb3_spiking.evaluation.operations import ENERGIES, Energy, LayerOperations, OperationCounter
 from sb3_spiking.look import screen
 from sb3_spiking.look.recorder import Recorder, Seen, source
@@ -115,7 +116,7 @@ class Notes:
         for what, wanted in (("layers", self._wanted), ("membranes", self._membranes)):
             for name in () if wanted == ALL else wanted:
                 if name not in names:
-                    raise ValueError(f"{what}: the network has no layer {name!r}; it has {', '.join(names)}")
+                    raise AgentError(f"{what}: the network has no layer {name!r}; it has {', '.join(names)}")
         self._places = [place for place, name in enumerate(names) if self._wanted == ALL or name in self._wanted]
         have_some = {layer.name for layer in seen if layer.neuron is not None}
         self._kept_membranes = have_some if self._membranes == ALL else have_some & {*self._membranes}

@@ -30,7 +30,8 @@ def record(
 ) -> Recording:
     """
     Let an agent play, until the episode ends or after a number of decisions. The same seed records the same, whatever the
-    state of torch's random generator, which stays as it is.
+    state of torch's random generator, which stays as it is. A VecNormalize around the environment keeps its statistics, and
+    rewards are those of the game.
 
     :param model: of any algorithm of SB3; Q-values are recorded of DQN
     :param env: Gymnasium environment, a VecEnv of one, or an id; with ``render_mode="rgb_array"`` the recording has pictures

@@ -274,8 +274,8 @@ def _read(file: Path) -> dict[str, Any]:
         methods = content["methods"]
         _check_texts(content, "the list")
         for name, method in methods.items():
-            _check_texts(method or {}, f"method {name}")
             _check_kinds(method or {}, _METHOD_KINDS, f"method {name}")
+            _check_texts(method or {}, f"method {name}")
             _words(method or {})
             if not isinstance(name, str) or Path(name).name != name:
                 raise ValueError(f"method {name!r}: expected a name that a folder can have")
@@ -326,8 +326,7 @@ def _check_kinds(content: Any, kinds: dict[str, type | tuple[type, ...]], where:
 def _check_texts(content: dict[str, Any], where: str) -> None:
     """YAML takes 1e-4 for a text."""
     for part in ("hyperparams", "env_kwargs"):
-        given = content.get(part)
-        for name, value in given.items() if isinstance(given, dict) else ():
+        for name, value in (content.get(part) or {}).items():
             if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
                 raise ValueError(f"{where}: {part}: {name}: {value} is a text in YAML, write !!float {value}")
 
