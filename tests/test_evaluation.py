@@ -177,6 +177,18 @@ def test_a_limit_of_time_outside_of_monitor_ends_an_episode(agent):
         assert [(episode.score, episode.steps) for episode in episodes] == [(5.0, 5)] * 3
 
 
+@pytest.mark.parametrize("limit", [None, 5])
+@pytest.mark.parametrize("max_steps", [None, 3])
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_scores_are_those_of_the_environment_whatever_wrappers_make_of_rewards(agent, protocol, max_steps, limit):
+    wrappers = [{"gymnasium.wrappers.ClipReward": {"max_reward": 0.5}}]
+    wrappers += [{"gymnasium.wrappers.TimeLimit": {"max_episode_steps": limit}}] if limit else []
+    wrapped = dataclasses.replace(agent, hyperparams={**agent.hyperparams, "env_wrapper": wrappers})
+    episodes = list(run_episodes(wrapped, dataclasses.replace(protocol, epsilon=0.0, max_steps=max_steps), range(2)))
+    assert all(episode.score == episode.steps for episode in episodes)
+    assert {episode.steps for episode in episodes} == {max_steps or limit} or not (max_steps or limit)
+
+
 def test_random_play_is_that_of_the_reference(relu_run, tmp_path, in_process):
     for folder, limit in (("short", 10), ("long", 500)):
         shutil.copytree(relu_run / "relu/dqn/CartPole-v1_1", tmp_path / folder / "dqn/CartPole-v1_1")
@@ -337,10 +349,13 @@ def test_other_agents_are_evaluated_too(relu_run, tmp_path):
     assert rows["score"].item() == pytest.approx(score, rel=1e-5)
 
 
-def test_protocols_that_do_not_fit(atari):
+def test_a_game_of_atari_that_is_cut_off_has_its_raw_score(atari):
     agent = load_agent(atari / "logs", "dqn", "PongNoFrameskip-v4")
-    with pytest.raises(AgentError, match="an Atari game that is cut off has no raw score"):
-        list(run_episodes(agent, dataclasses.replace(PROTOCOLS["zoo"], max_steps=9), [0]))
+    ((zoo,), (paper,)) = (
+        run_episodes(agent, dataclasses.replace(protocol, epsilon=0.0, max_steps=120), [0]) for protocol in PROTOCOLS.values()
+    )
+    assert (zoo.score, zoo.steps) == (paper.score, paper.steps)
+    assert zoo.score < 0
 
 
 def test_evaluate_command(relu_run, in_process):

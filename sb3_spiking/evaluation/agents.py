@@ -8,7 +8,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -27,6 +27,7 @@ from sb3_spiking.sharing.loading import build
 from sb3_spiking.sharing.zoo_files import read_environment
 
 _ATARI_WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
+_RETURNS = f"{__name__}.Returns"
 # What RL Zoo's hyperparameters put around an environment
 AROUND = ("env_wrapper", "vec_env_wrapper", "frame_stack")
 # Wrappers that a part of a game is an episode by, or that change rewards
@@ -34,6 +35,24 @@ _OF_TRAINING = (
     "stable_baselines3.common.atari_wrappers.EpisodicLifeEnv",
     "stable_baselines3.common.atari_wrappers.ClipRewardEnv",
 )
+
+
+class Returns(gym.Wrapper):
+    """Innermost of the wrappers: ``info`` says what the environment itself has rewarded since it was reset, step for step."""
+
+    #: Name in ``info``
+    NAME = "return_so_far"
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Begin a sum."""
+        self._sum = 0.0
+        return super().reset(**kwargs)
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Add to it."""
+        observation, reward, terminated, truncated, info = super().step(action)
+        self._sum += float(reward)
+        return observation, reward, terminated, truncated, {**info, self.NAME: self._sum}
 
 
 @dataclass
@@ -99,13 +118,14 @@ class Agent:
         :param seed: of the first one; the others have the next ones
         :param whole_games: in Atari, an episode is a whole game and rewards are not clipped
         :param subprocesses: one process for each environment
-        :return: environments that the agent was trained in, observations normalised and stacked
+        :return: environments that the agent was trained in, observations normalised and stacked; ``info`` has what
+            :class:`Returns` adds
         :raises AgentError: if they cannot be made
         """
         hyperparams = copy.deepcopy(self.hyperparams)
         own = hyperparams.get("env_wrapper") or []
         own = own if isinstance(own, list) else [own]
-        hyperparams["env_wrapper"] = [*(_whole_games(own) if whole_games else own), *self.wrappers]
+        hyperparams["env_wrapper"] = [_RETURNS, *(_whole_games(own) if whole_games else own), *self.wrappers]
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # RL Zoo reports what it stacks and loads each time
                 return create_test_env(

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_spiking.errors import AgentError
-from sb3_spiking.evaluation.agents import Agent
+from sb3_spiking.evaluation.agents import Agent, Returns
 from sb3_spiking.evaluation.decisions import Decider
 from sb3_spiking.evaluation.operations import Energy, LayerOperations, OperationCounter
 
@@ -88,7 +88,7 @@ class Episode:
     What an episode came to.
 
     :param number: of the episode
-    :param score: sum of the rewards, unclipped, of a whole game where the protocol says so
+    :param score: sum of the rewards as the environment gives them inside of its wrappers, of a whole game of Atari
     :param steps: decisions
     :param max_q: highest Q-value, NaN without Q-values, like the next
     :param q_spread: mean over decisions of the standard deviation of Q over actions
@@ -116,11 +116,8 @@ def decider(agent: Agent, protocol: Protocol) -> Decider:
 def exploration(agent: Agent, protocol: Protocol) -> float:
     """
     :return: probability of a random action
-    :raises AgentError: if the protocol does not fit the agent: random actions that are not discrete, or a limit of decisions
-        in Atari without whole games, where raw scores are known at the end of a game alone
+    :raises AgentError: if the protocol's random actions are not discrete ones of the agent
     """
-    if protocol.max_steps is not None and agent.is_atari and not protocol.whole_games:
-        raise AgentError(f"--max-steps: an Atari game that is cut off has no raw score with --protocol {protocol.name}")
     if protocol.epsilon is None:
         return float(getattr(agent.model, "exploration_rate", 0.0)) if agent.is_stochastic else 0.0
     if protocol.epsilon and not isinstance(agent.model.action_space, spaces.Discrete):
@@ -204,15 +201,12 @@ def _play(
             if on_step is not None:
                 on_step()
             for place, episode in list(playing.items()):
-                episode.score += float(rewards[place])
+                # Wrappers may change rewards; one that passes no info on has the last word
+                episode.score = infos[place].get(Returns.NAME, episode.score + float(rewards[place]))
                 episode.steps += 1
-                over = bool(dones[place])
-                if not protocol.whole_games:
-                    # Monitor sits inside of what cuts a game into lives and clips rewards, and of other limits of time
-                    finished = "episode" in infos[place]
-                    over = finished or (over and not agent.is_atari)
-                    if finished:
-                        episode.score = float(infos[place]["episode"]["r"])
+                # Where a life of Atari is an episode, Monitor, which sits inside of that, knows the end of a game
+                is_life = agent.is_atari and not protocol.whole_games
+                over = "episode" in infos[place] if is_life else bool(dones[place])
                 if over or episode.steps == protocol.max_steps:
                     del playing[place]
                     episode.q_spread /= episode.steps
