@@ -1,6 +1,8 @@
 """sb3-spiking sweep on this machine: kills, two sweeps of one list, failures, wrong input."""
 
 import dataclasses
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -83,7 +85,7 @@ def test_a_job_that_is_killed_goes_on_and_so_does_a_sweep(tmp_path, in_process):
 
 
 @pytest.mark.slow
-def test_two_sweeps_share_the_jobs_of_a_list(tmp_path):
+def test_two_sweeps_share_the_jobs_of_a_list(tmp_path, in_process):
     convert = {"convert": "relu", "arguments": "--num-steps 8 --frames 50 --decisions 20 --episodes 2 --max-steps 50"}
     write_list(tmp_path, steps=500, methods={"relu": RELU, "converted": convert}, seeds=[0, 1])
     sweeps = [start(tmp_path, "--jobs", "1") for _ in range(2)]
@@ -98,6 +100,11 @@ def test_two_sweeps_share_the_jobs_of_a_list(tmp_path):
         assert logs.count(" python -m ") == 1, logs
         assert logs.count(f"{job} is done") == 1, logs
     assert {path.name for path in (tmp_path / "results/small").glob("CartPole*")} == set()
+    # What a conversion says of its agent is that agent's
+    assert in_process("sweep", "small.yml --status", tmp_path)[1] == ""
+    agent = next(tmp_path.glob("logs/training/small/CartPole-v1_relu_0/*/*/best_model.zip"))
+    agent.write_bytes(b"another")
+    assert "CartPole-v1_converted_0: small.yml, or the agent" in in_process("sweep", "small.yml --status", tmp_path)[1]
 
 
 def test_failed_jobs_are_listed_with_a_command_to_repeat_them(tmp_path, monkeypatch, capsys):
@@ -336,10 +343,39 @@ def test_results_of_a_list_that_has_changed_are_named(tmp_path, in_process):
     assert "has changed" not in said("small.yml --threads 2")
     write_list(tmp_path, seeds=[0, 1], hyperparams={"gamma": 0.5})
     for arguments in ("small.yml --only relu_0", "small.yml --status"):
-        assert f"small.yml has changed since {job.name} ran, whose results stay; to train again" in said(arguments)
+        assert f"{job.name}: small.yml, or the agent that is converted, has changed since; the results stay" in said(arguments)
     scores = tmp_path / "results/small/scores.csv"
     scores.write_text(scores.read_text().splitlines()[0] + "\n")  # the job's record stays in jobs.yml
     assert "has changed" not in said()
+
+
+@pytest.mark.parametrize("changed", ["", "conversion", "training", "agent"])
+def test_conversions_of_an_agent_that_was_trained_again_are_named(tmp_path, changed):
+    def sweep(conversion="--num-steps 8", gamma=0.9):
+        methods = {"relu": {**RELU, "hyperparams": {**RELU["hyperparams"], "gamma": gamma}}}
+        methods["converted"] = {"convert": "relu", "arguments": conversion}
+        return Sweep(TrainingList(write_list(tmp_path, methods=methods)), tmp_path / "logs")
+
+    before = sweep()
+    relu, converted = before.jobs.jobs
+    agent = before.logs / relu.name / "dqn/CartPole-v1_1/best_model.zip"
+    record = before.logs / converted.name / "dqn/CartPole-v1_1/conversion.json"
+    for job, file in ((relu, agent), (converted, record)):
+        result = before.jobs.results / job.name
+        result.mkdir(parents=True)
+        (result / "score.csv").write_text("mean,std,max,train_seconds\n40.0,0.0,40.0,1\n")
+        (result / "command.txt").write_text(f"{before.task(job).shown}\nmachine\n")
+        (result / "config.yml").write_text("policy: MlpPolicy\n")
+        file.parent.mkdir(parents=True)
+    agent.write_bytes(b"an agent")
+    record.write_text(json.dumps({"digest": hashlib.sha256(b"an agent").hexdigest()}))
+    if changed == "agent":
+        agent.write_bytes(b"another agent")
+    after = sweep("--num-steps 9" if changed == "conversion" else "--num-steps 8", 0.5 if changed == "training" else 0.9)
+    expected = {"": [], "training": [relu, converted]}.get(changed, [converted])
+    assert after.outdated([relu, converted]) == expected
+    shutil.rmtree(record.parent)  # logs of another machine
+    assert after.outdated([converted]) == ([] if changed == "agent" else expected[-1:])
 
 
 def test_every_training_has_a_checkpoint(tmp_path):

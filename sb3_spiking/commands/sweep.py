@@ -147,8 +147,8 @@ def _say_what_is_outdated(sweep: Sweep, wanted: list[Job]) -> None:
     if outdated:
         which = ", ".join(outdated[:_SHOWN]) + (f" and {len(outdated) - _SHOWN} more" if len(outdated) > _SHOWN else "")
         print(
-            f"{sweep.jobs.file} has changed since {which} ran, whose results stay; to train again, remove the rows from "
-            f"{sweep.jobs.results / 'scores.csv'}, and random.csv if environments are others now",
+            f"{which}: {sweep.jobs.file}, or the agent that is converted, has changed since; the results stay. To run again, "
+            f"remove the rows from {sweep.jobs.results / 'scores.csv'}, and random.csv if environments are others now",
             file=sys.stderr,
         )
 

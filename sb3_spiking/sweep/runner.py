@@ -1,6 +1,7 @@
 """The jobs of a list, on an engine, until all are done or have failed."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import shlex
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sb3_spiking.conversion.saving import RECORD
 from sb3_spiking.errors import AgentError
 from sb3_spiking.sweep.engines import Engine, Outcome, Run
 from sb3_spiking.sweep.job import LOG
@@ -20,6 +22,7 @@ from sb3_spiking.sweep.zoo_command import what_it_trains
 from sb3_spiking.training.checkpoint import Checkpoint
 from sb3_spiking.training.manifest import FOLDER, MANIFEST
 
+BEST = "best_model.zip"  # of RL Zoo's evaluations
 # Kills in a row between which a training comes no step further
 _MOST_KILLS = 3
 _INTERVAL = 0.5  # seconds between two looks at the jobs
@@ -73,9 +76,9 @@ class Sweep:
             source = self.jobs.source(job)
             if source is None or job.name in done:
                 continue
-            if source.name in done and not list((self.logs / source.name).glob("*/*/best_model.zip")):
+            if source.name in done and not list((self.logs / source.name).glob(f"*/*/{BEST}")):
                 raise AgentError(
-                    f"{job.name}: converts the best agent of {source.name}, and there is no best_model.zip in "
+                    f"{job.name}: converts the best agent of {source.name}, and there is no {BEST} in "
                     f"{self.logs / source.name}: it was removed, or the training has no evaluation (--eval-freq)"
                 )
             if source.name not in done and source not in wanted:
@@ -103,17 +106,25 @@ class Sweep:
     def outdated(self, wanted: list[Job]) -> list[Job]:
         """
         :param wanted: jobs
-        :return: those whose results come from another command than the list has now; results from before there were
-            checkpoints do not tell
+        :return: those whose results come from another command than the list has now, or, as far as the logs tell, from
+            converting another agent than its training has now; results from before there were checkpoints do not tell
         """
         records = self.jobs.records.jobs()
-        kept = {job: records[job.name]["command"] for job in self.jobs.finished() if job in wanted and job.name in records}
-        return [
-            job
-            for job, command in kept.items()
-            if (Checkpoint.__name__ in command or self.jobs.source(job) is not None)
-            and what_it_trains(command) != what_it_trains(self.task(job).shown)
-        ]
+        return [job for job in self.jobs.finished() if job in wanted and self._is_outdated(job, records)]
+
+    def _is_outdated(self, job: Job, records: Mapping[str, Mapping[str, Any]]) -> bool:
+        command, source = records.get(job.name, {}).get("command", ""), self.jobs.source(job)
+        tells = Checkpoint.__name__ in command if source is None else bool(command)
+        if tells and what_it_trains(command) != what_it_trains(self.task(job).shown):
+            return True
+        return source is not None and (self._is_outdated(source, records) or self._converts_another(job, source))
+
+    def _converts_another(self, job: Job, source: Job) -> bool:
+        converted = list((self.logs / job.name).glob(f"*/*/{RECORD}"))
+        agents = list((self.logs / source.name).glob(f"*/*/{BEST}"))
+        if not converted or not agents:
+            return False
+        return json.loads(converted[0].read_text())["digest"] != hashlib.sha256(agents[0].read_bytes()).hexdigest()
 
     def process(self, job: Job) -> Process:
         """The process of a job, which starts where this one is."""
