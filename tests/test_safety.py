@@ -10,8 +10,10 @@ from pathlib import Path
 
 import gymnasium as gym
 import hostile
+import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_agents import ENVIRONMENTS
@@ -19,7 +21,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 
 import sb3_spiking
-from sb3_spiking import AgentError, SpikingMLP
+from sb3_spiking import AgentError, SpikingMLP, SpikingPolicy
 from sb3_spiking.evaluation.agents import load_agent
 from sb3_spiking.sharing.archive import read_agent
 from sb3_spiking.sharing.loading import _BoundedAllocations, build
@@ -224,6 +226,20 @@ def test_another_algorithm(tmp_path):
     assert "a policy 'stable_baselines3.common.policies.ActorCriticPolicy'; expected one of" in refused(
         sb3_spiking.load, tmp_path / "ppo.zip"
     )
+
+
+def test_bounds_that_a_zip_prints_in_part(tmp_path):
+    class Wide(gym.Env):
+        observation_space = spaces.Box(np.arange(-2000, 0, dtype=np.float32), np.arange(1, 2001, dtype=np.float32))
+        action_space = spaces.Discrete(2)
+
+    env = Wide()
+    model = DQN(SpikingPolicy, env, buffer_size=10, policy_kwargs={"net_arch": [4]})
+    model.save(tmp_path / "agent.zip")
+    with pytest.raises(AgentError, match=r"in part: load a zip that you trust by DQN\.load\(path, env=env\)"):
+        sb3_spiking.load(tmp_path / "agent.zip", env=env, train_freq=4)
+    sb3_spiking.save(model, tmp_path / "folder")
+    assert sb3_spiking.load(tmp_path / "folder", env=env).observation_space == env.observation_space
 
 
 def test_to_go_on_learning_needs_what_is_pickled(agent):

@@ -145,7 +145,15 @@ def set_training(model: BaseAlgorithm, data: dict[str, Any], env: GymEnv, given:
     if not isinstance(model, DQN):
         raise ValueError("only DQN agents go on learning from here; expected env=None")
     wrapped = DQN._wrap_env(env, monitor_wrapper=not isinstance(env, VecEnv))
-    check_for_correct_spaces(wrapped, model.observation_space, model.action_space)
+    try:
+        check_for_correct_spaces(wrapped, model.observation_space, model.action_space)
+    except ValueError as error:
+        if "..." not in str(data.get("observation_space")):
+            raise
+        raise ValueError(
+            f"{error}. SB3's zip prints the bounds of a large space in part: load a zip that you trust by "
+            "DQN.load(path, env=env); the folders of sb3_spiking.save have all bounds"
+        ) from error
     model.env, model.n_envs, model._vec_normalize_env = wrapped, wrapped.num_envs, unwrap_vec_normalize(wrapped)
     set_numbers(model, data, HYPERPARAMETERS)
     unknown = set(given) - set(HYPERPARAMETERS) - set(_OTHERS)
