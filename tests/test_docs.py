@@ -96,7 +96,7 @@ def test_the_first_table_of_minatar_is_that_of_the_results():
             table[method] = [*means, *(cell.replace(" (", ", ").rstrip(")") for cell in statistics)]
         figures.append(table)
     last, best = figures
-    assert set(last) == {"spiking", "integrate", "spiking-2", "spiking-1"}
+    assert set(last) == {"spiking", "integrate", "spiking-2", "spiking-1", "plain"}
     for method in last:
         expected = [f"{of_last} ({of_best})" for of_last, of_best in zip(last[method], best[method], strict=True)]
         assert cells("docs/results.md", rf"\| `{method}` \|.*%")[2:] == expected
