@@ -95,6 +95,11 @@ def test_a_table_of_methods_by_hand():
     assert over_runs({"relu": methods["relu"], "other": methods["other"]}, "relu", {"a": 0, "b": 0}) == ""
 
 
+def test_a_table_says_the_fewest_and_the_most_runs_of_a_game():
+    runs = {"relu": {game: [1.0] for game in "abc"}, "spiking": {"a": [1.0] * 2, "b": [1.0] * 3, "c": [1.0] * 4}}
+    assert "| spiking |      2 to 4 |" in over_runs(runs, "relu", dict.fromkeys("abc", 0.0))
+
+
 def test_a_table_has_intervals_from_five_runs_on():
     runs = {"relu": {"a": [1.0] * 5}, "spiking": {"a": [2.0] * 5}}
     assert " 200% (200% to 200%) | 100% (100% to 100%) |" in over_runs(runs, "relu", {"a": 0})

@@ -37,10 +37,11 @@ def over_runs(methods: Mapping[str, Runs], reference: str, random: Mapping[str, 
     rows = []
     for method, runs in methods.items():
         if method != reference and set(runs) == set(methods[reference]):
-            counts = sorted({len(each) for each in runs.values()})
+            counts = [len(each) for each in runs.values()]
+            fewest_to_most = " to ".join(map(str, sorted({min(counts), max(counts)})))
             mean = statistics.interquartile(runs, methods[reference], random)
             better = statistics.improvement(runs, methods[reference])
-            rows.append((method, " to ".join(map(str, counts)), _percent(mean), _percent(better)))
+            rows.append((method, fewest_to_most, _percent(mean), _percent(better)))
     columns = ("", "runs a game", f"interquartile mean, % of {reference}", f"better than {reference}")
     return markdown(columns, rows) if rows else ""
 
