@@ -1,7 +1,6 @@
 """The jobs of a list, on an engine, until all are done or have failed."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import shlex
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 from sb3_spiking.conversion.saving import RECORD
 from sb3_spiking.errors import AgentError
+from sb3_spiking.sharing.archive import read_json
 from sb3_spiking.sweep.engines import Engine, Outcome, Run
 from sb3_spiking.sweep.job import LOG
 from sb3_spiking.sweep.lists import Job, TrainingList
@@ -20,7 +20,7 @@ from sb3_spiking.sweep.process import Process
 from sb3_spiking.sweep.state import State, Task
 from sb3_spiking.sweep.zoo_command import what_it_trains
 from sb3_spiking.training.checkpoint import Checkpoint
-from sb3_spiking.training.manifest import FOLDER, MANIFEST
+from sb3_spiking.training.manifest import FOLDER, MANIFEST, digest
 
 BEST = "best_model.zip"  # of RL Zoo's evaluations
 # Kills in a row between which a training comes no step further
@@ -124,7 +124,7 @@ class Sweep:
         agents = list((self.logs / source.name).glob(f"*/*/{BEST}"))
         if not converted or not agents:
             return False
-        return json.loads(converted[0].read_text())["digest"] != hashlib.sha256(agents[0].read_bytes()).hexdigest()
+        return read_json(converted[0]).get("digest") != digest(agents[0])
 
     def process(self, job: Job) -> Process:
         """The process of a job, which starts where this one is."""
