@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import torch as th
 from processes import environment
 from small_agents import change_manifest
 from stable_baselines3.common.monitor import load_results
@@ -79,6 +80,18 @@ def test_runs_that_cannot_go_on_take_one_line(run_of_rl_zoo, in_process, tmp_pat
     assert said[-1].startswith("error: ")
     assert not any("Traceback" in line for line in said)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.monitor.csv")} == before
+
+
+@pytest.mark.parametrize(("options", "threads"), [("", 1), ("--num-threads 3", 3)])
+def test_as_many_threads_as_it_began_with_or_as_the_command_says(run_of_rl_zoo, in_process, tmp_path, options, threads):
+    run = shutil.copytree(run_of_rl_zoo, tmp_path / "CartPole-v1_1")
+    before = th.get_num_threads()
+    try:
+        th.set_num_threads(2)
+        in_process("resume", f"{run} {options}", tmp_path)
+        assert th.get_num_threads() == threads
+    finally:
+        th.set_num_threads(before)
 
 
 TRAIN = (

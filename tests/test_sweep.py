@@ -302,8 +302,8 @@ def test_scores_are_of_the_environment_of_the_training(tmp_path, in_process, mon
 
 
 def test_a_training_that_was_stopped_does_not_go_on_with_another_list(tmp_path, monkeypatch):
-    def task(**changes):
-        sweep = Sweep(TrainingList(write_list(tmp_path, **changes), tmp_path / "results"), tmp_path / "logs")
+    def task(threads=1, **changes):
+        sweep = Sweep(TrainingList(write_list(tmp_path, **changes), tmp_path / "results", threads), tmp_path / "logs")
         return sweep.task(sweep.jobs.jobs[0])
 
     ran = []
@@ -320,11 +320,11 @@ def test_a_training_that_was_stopped_does_not_go_on_with_another_list(tmp_path, 
         train(task(hyperparams={"gamma": 0.5}))
     assert manifest.exists()
     assert ran == []
-    # The order of the hyperparameters may change
-    changed = task(methods={"relu": {"hyperparams": dict(reversed(RELU["hyperparams"].items()))}})
+    # The order of the hyperparameters may change, and how many threads it has
+    changed = task(threads=3, methods={"relu": {"hyperparams": dict(reversed(RELU["hyperparams"].items()))}})
     assert changed.shown != began.shown
     run = train(changed)
-    assert ran == [("sb3_spiking", ["sb3_spiking", "resume", str(run)])]
+    assert ran == [("sb3_spiking", ["sb3_spiking", "resume", str(run), "--num-threads", "3"])]
 
 
 def test_results_of_a_list_that_has_changed_are_named(tmp_path, in_process):

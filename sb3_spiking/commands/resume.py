@@ -10,14 +10,16 @@ folder, which RL Zoo evaluates as code: this command is for your own runs.
 import argparse
 from pathlib import Path
 
+from sb3_spiking.commands.arguments import at_least
 from sb3_spiking.training.resume import resume
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("folder", type=Path, help="of the run, such as logs/dqn/CartPole-v1_1")
+    parser.add_argument("--num-threads", type=at_least(1), help="threads for PyTorch (default: as the run began)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Go on."""
-    resume(args.folder.resolve())
+    resume(args.folder.resolve(), args.num_threads)

@@ -50,7 +50,7 @@ def train(task: Task) -> Path:
     run = folder / task.algo / f"{task.env.replace('/', '-')}_1"
     if (run / FOLDER / MANIFEST).is_file():
         _check_command(folder / _COMMAND, task.shown)
-        command = ["-m", "sb3_spiking", "resume", str(run)]
+        command = ["-m", "sb3_spiking", "resume", str(run), "--num-threads", str(task.threads)]
     else:
         command = task.command
         for path in folder.iterdir():

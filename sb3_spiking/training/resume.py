@@ -104,9 +104,10 @@ def keep_monitor_files(folder: Path) -> None:
     replace_file(file, json.dumps(manifest).encode())
 
 
-def resume(folder: Path) -> None:
+def resume(folder: Path, num_threads: int | None = None) -> None:
     """
     :param folder: of RL Zoo's run
+    :param num_threads: for PyTorch (None: as many as the run began with)
     :raises AgentError: if there is no run or no checkpoint in it
     """
     arguments_files = list(folder.glob("*/args.yml"))
@@ -129,8 +130,9 @@ def resume(folder: Path) -> None:
         for package in arguments["gym_packages"]:
             importlib.import_module(package)
         set_random_seed(arguments["seed"])
-        if arguments["num_threads"] > 0:
-            th.set_num_threads(arguments["num_threads"])
+        threads = num_threads or arguments["num_threads"]
+        if threads > 0:
+            th.set_num_threads(threads)
     except Exception as error:  # numbers that are text, packages that are not there
         raise AgentError(f"{file}: {type(error).__name__}: {error}") from error
     keep_monitor_files(folder)
