@@ -45,6 +45,8 @@ NETWORKS: dict[str, dict[str, Any] | None] = {
     f"{COMPENSATED}, T = 2, slope 0.5": INTEGRATOR | {"common_mode": True, "num_steps": 2, "slope": 0.5},
     f"{COMPENSATED}, T = 1, input_scale 4, slope 2": INTEGRATOR
     | {"common_mode": True, "num_steps": 1, "input_scale": 4, "slope": 2},
+    f"{COMPENSATED}, T = 1, input_scale 4, slope 0.5": INTEGRATOR
+    | {"common_mode": True, "num_steps": 1, "input_scale": 4, "slope": 0.5},
     f"{COMPENSATED}, T = 8, slope 2": INTEGRATOR | {"common_mode": True, "num_steps": 8, "slope": 2},
     f"{COMPENSATED}, T = 8, slope 0.5": INTEGRATOR | {"common_mode": True, "num_steps": 8, "slope": 0.5},
 }

@@ -13,9 +13,11 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import CallbackList, EvalCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecFrameStack
 
 from sb3_spiking import AgentError, Checkpoint, Cooldown, FrameStackReplayBuffer, restore
+from sb3_spiking.sharing.archive import read_agent
 from sb3_spiking.training.manifest import MANIFEST
 
 
@@ -282,3 +284,67 @@ def test_a_training_that_ends_behind_its_last_step_can_be_restored(tmp_path):
     make_agent(n_envs=3).learn(200, callback=Checkpoint(50, tmp_path / "c"))  # 201 steps
     assert json.loads((tmp_path / "c" / MANIFEST).read_text())["numbers"]["_current_progress_remaining"] < 0
     assert restore(make_agent(n_envs=3), tmp_path / "c", Checkpoint()) == 201
+
+
+def saved_at(folder, monkeypatch):
+    """Steps at which checkpoints are written, and whether an episode has ended there."""
+    written, save = [], Checkpoint.save
+
+    def note(self, at_an_end=False):
+        written.append((self.num_timesteps, at_an_end))
+        save(self, at_an_end)
+
+    monkeypatch.setattr(Checkpoint, "save", note)
+    return written
+
+
+@pytest.mark.parametrize(("train_freq", "ends"), [(1, True), (256, False)])
+def test_it_waits_for_an_end_that_is_likely(tmp_path, monkeypatch, train_freq, ends):
+    written = saved_at(tmp_path, monkeypatch)
+    model = DQN("MlpPolicy", "CartPole-v1", train_freq=train_freq, gradient_steps=1, buffer_size=100, seed=0)
+    model.learn(4000, callback=Checkpoint(512, folder=tmp_path))
+    *several, _ = written
+    assert len(several) >= 5
+    assert {at_an_end for _, at_an_end in several} == {ends}
+    if not ends:
+        assert [steps for steps, _ in several] == list(range(512, 4000, 512))
+
+
+class Odd(gym.Env):
+    """With an older random generator, and ``info`` that is no JSON."""
+
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self._np_random = np.random.RandomState(seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 1.0, bool(self._np_random.rand() < 0.1), False, {"words": {"a", "b"}}
+
+
+def test_environments_that_json_does_not_hold(tmp_path):
+    def agent():
+        return DQN("MlpPolicy", Monitor(Odd(), info_keywords=("words",)), buffer_size=100, learning_starts=20)
+
+    agent().learn(200, callback=Checkpoint(50, folder=tmp_path))
+    model = agent()
+    assert restore(model, tmp_path, Checkpoint(50)) == 200
+    assert set(model.ep_info_buffer[0]) == {"r", "l", "t"}
+
+
+@pytest.mark.parametrize("steps", [np.int64(200), np.float32(200)])
+def test_numbers_of_numpy(tmp_path, steps):
+    DQN("MlpPolicy", "CartPole-v1", buffer_size=100).learn(steps, callback=Checkpoint(50, folder=tmp_path))
+    model = DQN("MlpPolicy", "CartPole-v1", buffer_size=100)
+    assert restore(model, tmp_path, Checkpoint(50)) == 200
+    assert model._total_timesteps == 200
+
+
+def test_a_network_larger_than_those_that_are_shared(tmp_path, monkeypatch):
+    monkeypatch.setattr("sb3_spiking.sharing.archive.MAX_TENSORS", 1000)
+    DQN("MlpPolicy", "CartPole-v1", buffer_size=100).learn(60, callback=Checkpoint(50, folder=tmp_path))
+    assert restore(DQN("MlpPolicy", "CartPole-v1", buffer_size=100), tmp_path, Checkpoint(50)) == 60
+    (zip_file,) = tmp_path.glob("*.zip")
+    with pytest.raises(AgentError, match="expected at most"):
+        read_agent(zip_file)

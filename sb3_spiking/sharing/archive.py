@@ -31,8 +31,6 @@ _POLICY_OPTIMIZER = "policy.optimizer.pth"
 # Bytes. The text of a replay's last frames in ``data`` is the largest that agents have.
 MAX_JSON = 16 * 2**20
 MAX_TENSORS = 512 * 2**20
-# Of a zip with both weights and an optimizer in it
-_MAX_ZIP = 4 * MAX_TENSORS
 # The list of names and shapes at the start of a safetensors file
 _MAX_HEADER = 2**20
 # Files in a zip, those in the zips of PyTorch within it among them
@@ -55,9 +53,10 @@ class AgentRecord(NamedTuple):
     optimizer: dict[str, Any] | None
 
 
-def read_agent(path: str | Path) -> AgentRecord:
+def read_agent(path: str | Path, max_tensors: int | None = None) -> AgentRecord:
     """
     :param path: a zip that SB3 or RL Zoo wrote, or a folder with ``config.json``
+    :param max_tensors: bytes of weights, and of the optimizer, that are read from a zip, None for :data:`MAX_TENSORS`
     :return: what is in it
     :raises AgentError: if it is not there, damaged, too large or no agent
     """
@@ -66,7 +65,7 @@ def read_agent(path: str | Path) -> AgentRecord:
         return _read_folder(path)
     if not path.is_file():
         raise AgentError(f"{path}: there is no such file or folder")
-    return _read_zip(path)
+    return _read_zip(path, MAX_TENSORS if max_tensors is None else max_tensors)
 
 
 def read_json(file: Path, source: str | None = None) -> dict[str, Any]:
@@ -160,9 +159,9 @@ def _unflattened(tensors: dict[str, th.Tensor], source: str) -> dict[str, Any]:
     return {"state": state}
 
 
-def _read_zip(path: Path) -> AgentRecord:
+def _read_zip(path: Path, max_tensors: int) -> AgentRecord:
     try:
-        _check_size(path, _MAX_ZIP)
+        _check_size(path, 4 * max_tensors)  # weights and an optimizer
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             _check_members(content)
         with zipfile.ZipFile(path) as archive:
@@ -174,10 +173,10 @@ def _read_zip(path: Path) -> AgentRecord:
             if missing:
                 raise AgentError(f"{path}: damaged, or no agent of SB3: there is no {' and no '.join(missing)} in the zip")
             data = _parsed(_member(archive, _DATA, MAX_JSON, path), f"{path}: data")
-            parameters = _tensors(_member(archive, _POLICY, MAX_TENSORS, path), f"{path}: {_POLICY}")
+            parameters = _tensors(_member(archive, _POLICY, max_tensors, path), f"{path}: {_POLICY}")
             optimizer = None
             if _POLICY_OPTIMIZER in names:
-                optimizer = _tensors(_member(archive, _POLICY_OPTIMIZER, MAX_TENSORS, path), f"{path}: {_POLICY_OPTIMIZER}")
+                optimizer = _tensors(_member(archive, _POLICY_OPTIMIZER, max_tensors, path), f"{path}: {_POLICY_OPTIMIZER}")
     except AgentError:
         raise
     except Exception as error:  # the readers of zips fail in many ways

@@ -12,6 +12,7 @@ import json
 import os
 import random
 import re
+import sys
 import warnings
 from collections import deque
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, EventCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_spiking.errors import AgentError
@@ -123,9 +125,9 @@ class Checkpoint(BaseCallback):
         self._last_step = steps
 
     def _on_rollout_start(self) -> None:
-        # Between learning and acting everything belongs together. Several environments do not end at once.
+        # Between learning and acting everything belongs together
         steps, at_an_end = self.model.num_timesteps - self._last_saved, self._at_an_end()
-        patience = 2 if self.training_env.num_envs == 1 and not at_an_end else 1
+        patience = 1 if at_an_end or not self._ends_soon() else 2
         if steps >= patience * self.save_freq:
             self.save(at_an_end)
 
@@ -133,6 +135,21 @@ class Checkpoint(BaseCallback):
         if self.model.num_timesteps > self._last_saved:
             # A callback that ends the training does so before SB3 has taken notice of the step
             self.save(self._at_an_end() and self.model.num_timesteps >= self.model._total_timesteps)
+
+    def _ends_soon(self) -> bool:
+        """
+        Whether an episode is likely to end between acting and learning within ``save_freq`` steps: several environments do not
+        end at once, and of updates that are n steps apart one of n, about, falls on an end.
+        """
+        model = self.model
+        apart = getattr(model, "n_steps", 1)  # PPO's and A2C's
+        if isinstance(model, OffPolicyAlgorithm):
+            assert isinstance(model.train_freq, TrainFreq)
+            apart = 1 if model.train_freq.unit == TrainFrequencyUnit.EPISODE else model.train_freq.frequency
+        lengths = [episode["l"] for episode in model.ep_info_buffer or ()]
+        return self.training_env.num_envs == 1 and (
+            apart == 1 or not lengths or apart * sum(lengths) <= len(lengths) * self.save_freq
+        )
 
     def _at_an_end(self) -> bool:
         starts = self.locals.get("dones")
@@ -156,6 +173,9 @@ class Checkpoint(BaseCallback):
         assert self.folder is not None
         model, steps = self.model, self.model.num_timesteps
         replay = self._replay.write()
+        for name in NUMBERS:  # of NumPy, from learn(np.int64(1000)), they would be pickles in the zip
+            if isinstance(number := getattr(model, name, None), np.generic):
+                setattr(model, name, number.item())
         draft = self.folder / f".model-{steps}.zip"
         with draft.open("wb") as file:
             model.save(file, exclude=_OBSERVATIONS)
@@ -167,7 +187,8 @@ class Checkpoint(BaseCallback):
             "model": archive,
             "digest": archive_digest,
             "numbers": {name: getattr(model, name) for name in NUMBERS if hasattr(model, name)},
-            "episodes": [dict(episode) for episode in model.ep_info_buffer or ()],
+            # What SB3 reads of them; Monitor's info_keywords may be anything
+            "episodes": [{name: episode[name] for name in "rlt"} for episode in model.ep_info_buffer or ()],
             "random": {
                 "python": random.getstate(),
                 "numpy": _generator_state(np.random.get_state(legacy=False)),
@@ -241,7 +262,7 @@ def restore(model: BaseAlgorithm, folder: str | Path, checkpoint: Checkpoint) ->
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     try:
-        record = read_agent(folder / manifest["model"])
+        record = read_agent(folder / manifest["model"], max_tensors=sys.maxsize)  # one's own, whatever its size
         check_numbers(manifest, record.data, manifest["model"])
         saved = len(manifest["random"]["environments"])
         if saved != model.n_envs:
@@ -354,11 +375,12 @@ def _space_states(space: Any) -> Any:
 
 
 def _env_states(env: Any) -> list[Any]:
-    """States of the environments' random generators, None for one without."""
+    """States of the environments' random generators, None for one without, or without a Generator of NumPy."""
     if not isinstance(env.unwrapped, DummyVecEnv):
         return [None] * env.num_envs
     generators = [getattr(each.unwrapped, "_np_random", None) for each in env.unwrapped.envs]
-    return [None if generator is None else generator.bit_generator.state for generator in generators]
+    # Older environments have NumPy's RandomState there
+    return [each.bit_generator.state if isinstance(each, np.random.Generator) else None for each in generators]
 
 
 def _set_env_states(env: Any, states: list[Any]) -> None:
