@@ -1,5 +1,6 @@
 """The spiking bodies: SB3 features extractors made of spiking layers."""
 
+import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
@@ -191,6 +192,12 @@ class SpikingMLP(SpikingExtractor):
                 f"conv_layers={resolved.conv_layers!r}: convolutions take an image or a grid, a Box of three dimensions; "
                 f"the observation space is {observation_space}"
             )
+        for name in ("features_dim", "layout"):
+            if getattr(resolved, name) != getattr(SpikingSettings, name):
+                warnings.warn(
+                    f"{name}={getattr(resolved, name)!r} has no effect without convolutions; expected net_arch",
+                    stacklevel=2,
+                )
         _require_dense_layer(resolved)
         return resolved
 
@@ -261,6 +268,13 @@ class SpikingNatureCNN(SpikingExtractor):
                 f"conv_layers={convolutions!r}: nothing is left of an observation of {height} x {width} after these "
                 "convolutions; expected smaller kernels or strides, for example conv_layers=[(16, 3, 1)] for a 10 x 10 grid"
             )
+        for number, (out_channels, _, _) in enumerate(convolutions, start=1):
+            size = _conv_output_size(height, width, convolutions[:number])
+            if resolved.normalization is not None and out_channels * math.prod(size) == 1:
+                raise ValueError(
+                    f"normalization={resolved.normalization!r} of conv_layers={convolutions!r}: one neuron is left, whose "
+                    "current would be 0; expected two at least"
+                )
         return replace(resolved, layout=layout)
 
     def window(self, observations: PyTorchObs) -> th.Tensor:

@@ -16,7 +16,7 @@ from torch import nn
 from sb3_spiking.extractors import SpikingExtractor, choose_extractor
 from sb3_spiking.observations import nan_where_not_finite
 from sb3_spiking.relu import SHAPE_SETTINGS, ReluExtractor
-from sb3_spiking.settings import SpikingSettings, unknown_setting
+from sb3_spiking.settings import SpikingSettings, plain, unknown_setting
 from sb3_spiking.snn.neurons import Leaky
 from sb3_spiking.snn.readout import READOUTS
 
@@ -200,7 +200,7 @@ class SpikingPolicy(DQNPolicy):
             )
         if activation_fn is not None:
             warnings.warn(
-                f"activation_fn={activation_fn.__name__} has no effect: the units of a spiking network are Leaky neurons, "
+                f"activation_fn={_name(activation_fn)} has no effect: the units of a spiking network are Leaky neurons, "
                 "set by beta, threshold, spike_grad and the like",
                 stacklevel=2,
             )
@@ -217,11 +217,11 @@ class SpikingPolicy(DQNPolicy):
             settings["net_arch"] = net_arch
 
         if features_extractor_class is None:
-            wants_convolutions = bool(settings.get("conv_layers"))
+            wants_convolutions = bool(plain(settings.get("conv_layers")))
             features_extractor_class = choose_extractor(observation_space, not normalize_images, wants_convolutions)
-        elif not issubclass(features_extractor_class, SpikingExtractor):
+        elif not (isinstance(features_extractor_class, type) and issubclass(features_extractor_class, SpikingExtractor)):
             raise ValueError(
-                f"features_extractor_class={features_extractor_class.__name__}: expected a spiking body, "
+                f"features_extractor_class={_name(features_extractor_class)}: expected a spiking body, "
                 "SpikingNatureCNN, SpikingMLP, SpikingCombinedExtractor or another SpikingExtractor"
             )
         resolved = features_extractor_class.resolve(observation_space, not normalize_images, **settings)
@@ -310,6 +310,10 @@ class SpikingPolicy(DQNPolicy):
         for name in ("net_arch", "activation_fn"):
             del data[name]  # one is among the settings, the other has no meaning
         return {**data, "double_dqn": self.double_dqn, "common_mode": self.common_mode}
+
+
+def _name(value: Any) -> str:
+    return getattr(value, "__name__", repr(value))
 
 
 # The body follows from the observation space: SB3's three names are one class

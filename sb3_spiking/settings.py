@@ -67,10 +67,12 @@ def _one_of(choices: Mapping[str, Any] | tuple[str, ...]) -> str:
     return "one of " + ", ".join(repr(choice) for choice in choices)
 
 
-def _plain(value: Any) -> Any:
-    """Lists as tuples, NumPy's numbers and strings as Python's: what a file of weights holds."""
+def plain(value: Any) -> Any:
+    """Lists and arrays as tuples, NumPy's numbers and strings as Python's: what a file of weights holds."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, (list, tuple)):
-        return tuple(map(_plain, value))
+        return tuple(map(plain, value))
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -187,7 +189,7 @@ class SpikingSettings:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            value = _plain(getattr(self, each.name))
+            value = plain(getattr(self, each.name))
             object.__setattr__(self, each.name, value)
             rule, per_layer = each.metadata["rule"], each.metadata["per_layer"]
             values = value if per_layer and isinstance(value, tuple) else (value,)
@@ -228,13 +230,13 @@ class SpikingSettings:
         :param given: settings by name; None stands for the default
         :raises ValueError: for an unknown preset or setting, or a wrong value
         """
-        if preset is not None and preset not in PRESETS:
+        if preset is not None and not (isinstance(preset, str) and preset in PRESETS):
             raise ValueError(f"preset={preset!r}: expected {_one_of(PRESETS)}")
         known = [each.name for each in fields(cls)]
         for name in given:
             if name not in known:
                 raise ValueError(unknown_setting(name, ["preset", *known]))
-        given = {name: value for name, value in given.items() if value is not None}
+        given = {name: plain(value) for name, value in given.items() if value is not None}
         chosen: dict[str, Any] = {"spike_grad": cls.spike_grad}
         for layer in (defaults, PRESETS.get(preset or "", {}), given):
             before, names = chosen["spike_grad"], layer.get("spike_grad", chosen["spike_grad"])

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch as th
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -275,3 +276,13 @@ def test_hindsight_replay_waits_for_an_episode():
 def test_cooldowns_of_wrong_numbers(fraction):
     with pytest.raises(ValueError, match=f"fraction={fraction!r}: expected a share of the training"):
         Cooldown(fraction)
+
+
+def test_recurrent_policies_are_watched():
+    body = {"features_extractor_class": SpikingMLP, "features_extractor_kwargs": {"net_arch": [8]}}
+    model = RecurrentPPO(
+        "MlpLstmPolicy", "CartPole-v1", n_steps=16, batch_size=16, n_epochs=1, policy_kwargs=body, device="cpu"
+    )
+    model.learn(32, callback=SpikeMonitor(log_freq=16))
+    (layer,) = spike_counts(model.policy, th.ones(5, 4))
+    assert layer.counts.shape == (5, 8)

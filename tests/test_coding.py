@@ -1,5 +1,7 @@
 """Encodings and readouts."""
 
+import warnings
+
 import pytest
 import torch as th
 from torch import nn
@@ -96,3 +98,12 @@ def test_constant_input_goes_through_the_connection_once(monkeypatch):
     assert steps == [1, 6]
     assert once.shape == (6, 2, 4)
     assert th.equal(once, every_step)
+
+
+def test_values_that_are_no_probabilities_are_told():
+    with pytest.warns(UserWarning, match="VecNormalize"):
+        ENCODINGS["poisson"](th.tensor([[0.2, 1.5]]), 4, True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ENCODINGS["poisson"](th.tensor([[0.0, 1.0, th.nan]]), 4, True)
+        ENCODINGS["poisson"](th.tensor([[-2.0, 3.0]]), 4, False)

@@ -8,9 +8,11 @@ from functools import partial
 
 import pytest
 import torch as th
+from gymnasium import spaces
 from spiking_layers import IMAGES, RESETS, everything, paper_network, plain
 from torch.nn import functional as F
 
+from sb3_spiking import SpikingMLP
 from sb3_spiking.snn import SURROGATES, Leaky, kernels, rates
 from sb3_spiking.snn.kernels import checks, cpu, event_driven, reference
 from sb3_spiking.snn.kernels.dynamics import Dynamics
@@ -280,3 +282,27 @@ def test_currents_of_another_number_of_steps_are_refused(given, wanted):
     with pytest.raises(ValueError, match=f"currents of {given} steps in a window of {wanted}: expected as many, or 1 for all"):
         neuron(th.ones(given, 1, 3), wanted)
     assert neuron(th.ones(1, 1, 3), wanted).shape == (wanted, 1, 3)
+
+
+@pytest.mark.parametrize(("use", "gradients"), [("auto", "exact"), ("auto", "rates"), ("reference", "rates")])
+def test_second_derivatives_are_refused_where_there_are_none(use, gradients):
+    kernels.use(use)
+    try:
+        body = SpikingMLP(spaces.Box(-1, 1, (3,)), net_arch=[16, 16], gradients=gradients)
+        loss = body(th.randn(20, 3)).pow(2).sum()
+        with pytest.raises(RuntimeError, match="SB3_SPIKING_KERNELS=reference"):
+            th.autograd.grad(loss, list(body.parameters()), create_graph=True)
+    finally:
+        kernels.use("auto")
+
+
+def test_the_reference_has_second_derivatives():
+    kernels.use("reference")
+    try:
+        th.manual_seed(0)
+        body = SpikingMLP(spaces.Box(-1, 1, (3,)), net_arch=[16, 16], gradients="exact")
+        grads = th.autograd.grad(body(th.randn(200, 3)).pow(2).sum(), list(body.parameters()), create_graph=True)
+        second = th.autograd.grad(sum(grad.pow(2).sum() for grad in grads), list(body.parameters()))
+        assert all(grad.abs().sum() > 0 for grad in second)
+    finally:
+        kernels.use("auto")

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from functools import partial
 
 import numpy as np
 import pytest
@@ -259,3 +260,41 @@ def test_hooks_of_what_can_be_called_fire(small, gradients):
     with th.set_grad_enabled(gradients is not None):
         q_net(observations)
     assert [each for each in modules if each not in called] == []
+
+
+IMAGE = spaces.Box(0, 1, (3, 3, 2), np.bool_)
+WRONG = {
+    "a preset in a list": ({"preset": ["liu2022"]}, "preset=.*expected one of"),
+    "a function as a body": ("features_extractor_class=.*expected a spiking body",),
+    "one neuron to normalise": (
+        {"conv_layers": [(1, 3, 1)], "layout": "hwc", "normalization": "potential"},
+        "one neuron is left, whose current would be 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_arguments(name):
+    settings, message = WRONG[name]
+    with pytest.raises(ValueError, match=message):
+        SpikingPolicy(IMAGE, spaces.Discrete(2), lambda _: 1e-3, **settings)
+
+
+def test_arrays_are_lists():
+    settings = {"conv_layers": np.array([[4, 3, 1]]), "layout": "hwc", "spike_grad": np.array(["atan", "atan"])}
+    policy = SpikingPolicy(IMAGE, spaces.Discrete(2), lambda _: 1e-3, **settings)
+    assert policy.settings.conv_layers == ((4, 3, 1),)
+    assert policy.settings.spike_grad == ("atan", "atan")
+
+
+@pytest.mark.parametrize("settings", [{"features_dim": 32}, {"layout": "hwc"}])
+def test_settings_of_convolutions_without_one_are_told(settings):
+    with pytest.warns(UserWarning, match="has no effect without convolutions"):
+        SpikingPolicy(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), lambda _: 1e-3, **settings)
+
+
+def test_an_activation_without_a_name():
+    with pytest.warns(UserWarning, match="has no effect"):
+        SpikingPolicy(
+            IMAGE, spaces.Discrete(2), lambda _: 1e-3, layout="hwc", conv_layers=[(4, 3, 1)], activation_fn=partial(nn.ReLU)
+        )

@@ -9,9 +9,12 @@ An encoding is a function ``(observation, num_steps, intensity) -> input``:
   what is constant is computed once.
 """
 
+import warnings
 from collections.abc import Callable
 
 import torch as th
+
+from sb3_spiking.snn.kernels import traced
 
 Encoding = Callable[[th.Tensor, int, bool], th.Tensor]
 
@@ -33,11 +36,24 @@ def poisson(observation: th.Tensor, num_steps: int, intensity: bool) -> th.Tenso
     :return: spikes, shape (num_steps, B, C, \\*), or (num_steps, B, 2C, \\*) with ON channels first
     """
     probability = observation
-    if not intensity:
+    if intensity:
+        _check_probabilities(observation)
+    else:
         squashed = observation.tanh()
         probability = th.cat([squashed.clamp(min=0), (-squashed).clamp(min=0)], dim=1)
     draws = th.rand(num_steps, *probability.shape, dtype=probability.dtype, device=probability.device)
     return (draws < probability).to(probability.dtype)
+
+
+def _check_probabilities(observation: th.Tensor) -> None:
+    if traced() or observation.is_meta or not ((observation < 0) | (observation > 1)).any():
+        return
+    warnings.warn(
+        "encoding='poisson': the observation space says values from 0 to 1, which would be probabilities, and there are "
+        "others, as after VecNormalize or of images with normalize_images=False: below 0 nothing fires, above 1 everything; "
+        "expected a space with the bounds that the values have",
+        stacklevel=2,
+    )
 
 
 ENCODINGS: dict[str, Encoding] = {"direct": direct, "poisson": poisson}

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch as th
-from torch.autograd.function import once_differentiable
+
+from sb3_spiking.snn.first_derivatives import first_derivatives
 
 Shares = tuple[float, ...]
 
@@ -113,7 +114,7 @@ class _Layer(th.autograd.Function):
         return outputs.view_as(outputs)
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
         rates, weight, derivative = ctx.saved_tensors
         stride, bias_shape = ctx.settings
@@ -139,7 +140,7 @@ class _Neurons(th.autograd.Function):
         return outputs.view_as(outputs)
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor, None, None]:
         (derivative,) = ctx.saved_tensors
         return _onto_rate(grad_outputs[0], derivative) * derivative, None, None

@@ -105,7 +105,10 @@ def _decide(policy: BasePolicy, observations: PyTorchObs, see: Callable[[Leaky, 
     devices = [policy.device] if policy.device.type == "cuda" else []
     try:
         with th.no_grad(), th.random.fork_rng(devices):
-            policy._predict(observations, deterministic=True)
+            if hasattr(policy, "lstm_actor"):  # sb3-contrib's recurrent policies decide with a state of their own
+                policy.extract_features(observations)  # type: ignore[call-arg]
+            else:
+                policy._predict(observations, deterministic=True)
     finally:
         for hook in hooks:
             hook.remove()

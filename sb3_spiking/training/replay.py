@@ -271,7 +271,8 @@ class StackedFrames:
             warnings.warn(
                 f"FrameStackReplayBuffer, n_stack={self.n_stack}: a next observation does not continue its observation by one "
                 "frame. Such ones are stored as a whole, which is right but takes memory: is n_stack the number of frames "
-                "that are stacked, and stacking the outermost wrapper?",
+                "that are stacked, and stacking the outermost wrapper? After VecNormalize ends of episodes are "
+                "stored so, which differ by rounding.",
                 stacklevel=5,
             )
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from torch.autograd.function import once_differentiable
 
+from sb3_spiking.snn.first_derivatives import first_derivatives
 from sb3_spiking.snn.kernels.dynamics import FORMULAS, RESETS, Dynamics, contiguous, order_of, restored
 from sb3_spiking.snn.kernels.threads import kernel, run
 from sb3_spiking.snn.surrogates import Surrogate
@@ -248,7 +248,7 @@ class _LeakyWindow(th.autograd.Function):
         return _run_forward(currents.detach(), num_steps, numbers, membranes)
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
         currents, beta, threshold = ctx.saved_tensors
         numbers, spike_grad, membranes = ctx.settings

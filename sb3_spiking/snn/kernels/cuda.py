@@ -10,8 +10,8 @@ from typing import Any
 import torch as th
 import triton
 import triton.language as tl
-from torch.autograd.function import once_differentiable
 
+from sb3_spiking.snn.first_derivatives import first_derivatives
 from sb3_spiking.snn.kernels.dynamics import FORMULAS, RESETS, Dynamics, contiguous, restored
 from sb3_spiking.snn.rates import on_device
 
@@ -255,7 +255,7 @@ class _LeakyWindow(th.autograd.Function):
         return restored(out, order)
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
         charges, afters, beta, threshold = ctx.saved_tensors
         order, shape, dtype, spike_grad, settings = ctx.settings

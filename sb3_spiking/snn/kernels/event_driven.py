@@ -16,9 +16,9 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from sb3_spiking.snn.first_derivatives import first_derivatives
 from sb3_spiking.snn.kernels.input_gradient import input_gradient
 from sb3_spiking.snn.kernels.threads import kernel, run
 from sb3_spiking.snn.kernels.vectors import Vectors
@@ -355,7 +355,7 @@ class _EventConvolution(th.autograd.Function):
         return _currents(weight.detach(), bias.detach(), stride, packed)
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
         weight, words = ctx.saved_tensors
         settings, stride = ctx.settings
