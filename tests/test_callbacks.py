@@ -285,4 +285,4 @@ def test_recurrent_policies_are_watched():
     )
     model.learn(32, callback=SpikeMonitor(log_freq=16))
     (layer,) = spike_counts(model.policy, th.ones(5, 4))
-    assert layer.counts.shape == (5, 8)
+    assert (layer.counts.shape, layer.steps) == ((8,), 20)

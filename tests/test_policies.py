@@ -265,7 +265,7 @@ def test_hooks_of_what_can_be_called_fire(small, gradients):
 IMAGE = spaces.Box(0, 1, (3, 3, 2), np.bool_)
 WRONG = {
     "a preset in a list": ({"preset": ["liu2022"]}, "preset=.*expected one of"),
-    "a function as a body": ("features_extractor_class=.*expected a spiking body",),
+    "a function as a body": ({"features_extractor_class": repr}, "features_extractor_class=repr: expected a spiking body"),
     "one neuron to normalise": (
         {"conv_layers": [(1, 3, 1)], "layout": "hwc", "normalization": "potential"},
         "one neuron is left, whose current would be 0",
