@@ -193,10 +193,11 @@ def push_to_hub(
     # Evaluation pulls in RL Zoo, plots and tables, which loading does without
     from rl_zoo3.exp_manager import ExperimentManager
 
-    from sb3_spiking.evaluation.agents import AROUND, Agent
+    from sb3_spiking.evaluation.agents import AROUND, Agent, playable
     from sb3_spiking.evaluation.comparison import evaluate, summarise
     from sb3_spiking.evaluation.episodes import PROTOCOLS, Protocol
 
+    playable(env_id)
     if hyperparams is None:
         hyperparams = dict(_ATARI) if ExperimentManager.is_atari(env_id) else {}
     name = EnvironmentName(env_id)

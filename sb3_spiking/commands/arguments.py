@@ -1,7 +1,6 @@
 """What the commands have in common: RL Zoo's options, the kinds of arguments, and the agents that they name."""
 
 import argparse
-import importlib
 import itertools
 import math
 from collections.abc import Callable
@@ -10,11 +9,22 @@ from typing import Any
 import torch as th
 from rl_zoo3.utils import StoreDict
 
-from sb3_spiking.errors import AgentError
-from sb3_spiking.evaluation.agents import Agent, load_agent
+from sb3_spiking.errors import AgentError, one_line
+from sb3_spiking.evaluation.agents import Agent, import_packages, load_agent
 
 # Environments take 32 bits, of which a seed's episodes take a million
 _LARGEST_SEED = 4000
+
+
+class _StoreDict(StoreDict):
+    """RL Zoo's, which evaluates values as Python: text needs quotes."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except Exception as error:  # whatever Python says of it
+            expected = "expected name:value, values as in Python, text in quotes that the shell leaves: name:'\"text\"'"
+            raise argparse.ArgumentError(None, f"{option_string} {' '.join(values)}: {one_line(error)}; {expected}") from error
 
 
 def _number(text: str, kind: type[Any], low: float, high: float, expected: str) -> Any:
@@ -76,7 +86,7 @@ def add_agent_arguments(parser: argparse.ArgumentParser, several: bool, parallel
     parser.add_argument("--load-checkpoint", type=int, help="load the checkpoint after this number of steps")
     parser.add_argument("--load-last-checkpoint", action="store_true", help="load the last checkpoint")
     parser.add_argument("--trust", action="store_true", help="unpickle the agent's files, which can run anything")
-    parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, help="arguments of the environment")
+    parser.add_argument("--env-kwargs", nargs="+", action=_StoreDict, help="arguments of the environment")
     parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")
     parser.add_argument("--device", default="auto", help="PyTorch device")
     parser.add_argument("--num-threads", type=int, default=-1, help="threads for PyTorch (-1: its default)")
@@ -88,11 +98,7 @@ def add_agent_arguments(parser: argparse.ArgumentParser, several: bool, parallel
 
 def prepare(args: argparse.Namespace) -> None:
     """Import the packages and set the threads that the command line names."""
-    for package in args.gym_packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise AgentError(f"--gym-packages {package}: {error}") from error
+    import_packages(args.gym_packages)
     if args.num_threads > 0:
         th.set_num_threads(args.num_threads)
 

@@ -53,7 +53,9 @@ def run(args: argparse.Namespace) -> None:
     arguments.prepare(args)
     curve = sorted(set(args.curve or []))
     plan = Plan(**{each.name: getattr(args, each.name) for each in dataclasses.fields(Plan)})
-    out = args.out or Path(f"{Path(args.folder)}-converted")
+    source = Path(args.folder)
+    source = source if source.name not in ("", "..") else source.resolve()
+    out = args.out or source.with_name(f"{source.name}-converted")
     conversion = Conversion(arguments.load_one(args), out, plan, args.n_envs, trusted=args.trust)
     if curve and not conversion.fewest_steps <= curve[0] <= curve[-1] < args.num_steps:
         expected = f"from {conversion.fewest_steps} to less than --num-steps, {args.num_steps}"

@@ -52,6 +52,11 @@ def run(args: argparse.Namespace) -> None:
     if args.approximate and args.to != "nir":
         raise AgentError("--approximate: it goes with --to nir")
     agent = arguments.load_one(args)
+    if agent.hyperparams.get("normalize"):
+        raise AgentError(
+            f"{agent.path}: trained with VecNormalize (normalize in RL Zoo's hyperparameters), whose statistics would be "
+            "lost; expected an agent that takes observations as they are"
+        )
     try:
         _check(agent, args) if args.check else _export(agent, TARGETS[args.to], args)
     except AgentError as error:

@@ -9,6 +9,7 @@ plays, with all agents on one time line; video.mp4; and recording.npz for each a
 
 import argparse
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,8 @@ def run(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     written = ["page.html"]
     write_page(recordings, args.out / "page.html")
-    for recording in recordings:
-        of_agent = "" if len(recordings) == 1 else f"-{_file_name(recording)}"
+    for recording, name in zip(recordings, _file_names(recordings), strict=True):
+        of_agent = "" if len(recordings) == 1 else f"-{name}"
         written.append(f"recording{of_agent}.npz")
         recording.save(args.out / written[-1])
         if args.still is not None:
@@ -111,10 +112,17 @@ def _record(agent: Agent, protocol: Protocol, decisions: int, seed: int, membran
                 epsilon=exploration(agent, protocol),
                 notes=Notes(agent.name, env, decide.network, membranes=membranes, energy=energy),
                 on_step=progress.update,
+                lives=agent.is_atari and not protocol.whole_games,
             )
     finally:
         env.close()
 
 
-def _file_name(recording: Recording) -> str:
-    return "".join(each if each.isalnum() or each in "-_" else "-" for each in f"{recording.env}-{recording.agent}")
+def _file_names(recordings: list[Recording]) -> list[str]:
+    """Of letters, digits, - and _; numbered where that makes two of one name."""
+    names: list[str] = []
+    for recording in recordings:
+        name = "".join(each if each.isalnum() or each in "-_" else "-" for each in f"{recording.env}-{recording.agent}")
+        count = itertools.count(2)
+        names.append(name if name not in names else next(new for new in (f"{name}-{n}" for n in count) if new not in names))
+    return names

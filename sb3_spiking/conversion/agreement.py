@@ -96,12 +96,13 @@ def agreement(model: DQN, converted: DQN, batches: Iterator[np.ndarray], steps: 
     return Agreement(equal.double().mean(dim=1).tolist(), len(gap), gap.median().item(), median)
 
 
-def plot(record: dict[str, Any], path: Path) -> None:
+def plot(record: dict[str, Any], path: Path, env_kwargs: dict[str, Any]) -> None:
     """
     Equal decisions and scores against the number of simulation steps.
 
     :param record: of conversion.json, complete
     :param path: of the picture
+    :param env_kwargs: arguments of the environment
     """
     figure, (rates, scores) = plt.subplots(1, 2, figsize=(11, 4))
     rates.plot(record["agreement_steps"], 100 * np.array(record["agreement"]), "o-")
@@ -110,7 +111,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
     for label, color in (("before", "gray"), ("after", "C0")):
         points = record["scores"] if label == "after" else record["scores"][-1:]
         values = [np.array(point[label]) for point in points]
-        ends = [interval(value, limits=score_limits(record["env"])) for value in values]
+        ends = [interval(value, limits=score_limits(record["env"], env_kwargs)) for value in values]
         means = np.array([value.mean() for value in values])
         if label == "before":
             scores.axhline(means[0], color=color, label="ReLU")

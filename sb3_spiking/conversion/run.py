@@ -88,6 +88,7 @@ class Conversion:
         self._settings = {
             **{"source": str(agent.path), "digest": agent.digest, **dataclasses.asdict(self.plan)},
             **{"readout": rule.readout, "env_kwargs": repr(agent.env_kwargs)},
+            **({"statistics": agent.statistics} if agent.statistics else {}),
         }
         self.record: dict[str, Any] = {}
         if (self.folder / RECORD).is_file():
@@ -163,7 +164,7 @@ class Conversion:
             {"num_steps": steps, "before": scores["ReLU"], "after": scores[f"spiking, T = {steps}"]} for steps in every
         ]
         write_record(self.folder, self.record)
-        plot(self.record, self.folder / "conversion.png")
+        plot(self.record, self.folder / "conversion.png", self.agent.env_kwargs)
 
     def _observations(self, count: int, seed: int, title: str) -> Any:
         return observations(self.agent, count, epsilon=self.plan.epsilon, seed=seed, n_envs=self.n_envs, title=title)

@@ -46,8 +46,8 @@ def save(agent: Agent, converted: DQN, out: Path, record: dict[str, Any]) -> Pat
 def run_folder(agent: Agent, out: Path) -> Path:
     """The folder of the converted agent: the same run of the same environment in another log folder."""
     name = EnvironmentName(agent.env_id)
-    run = agent.path.parent.name
-    return out / agent.algo / (run if run.startswith(name) else f"{name}_1")
+    number = agent.path.parent.name.rpartition("_")[2]  # the environment may have had another version
+    return out / agent.algo / f"{name}_{number if number.isdigit() else 1}"
 
 
 def write_record(run: Path, record: dict[str, Any]) -> None:

@@ -3,12 +3,14 @@
 import contextlib
 import copy
 import hashlib
+import importlib
 import io
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -22,12 +24,17 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sb3_spiking.errors import AgentError, one_line
+from sb3_spiking.evaluation.returns import Returns
 from sb3_spiking.sharing.archive import read_agent
 from sb3_spiking.sharing.loading import build
 from sb3_spiking.sharing.zoo_files import read_environment
 
 _ATARI_WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
-_RETURNS = f"{__name__}.Returns"
+_ATARI_PREPROCESSING = (
+    "gymnasium.wrappers.AtariPreprocessing",
+    "gymnasium.wrappers.atari_preprocessing.AtariPreprocessing",
+)
+_RETURNS = f"{Returns.__module__}.{Returns.__name__}"
 # What RL Zoo's hyperparameters put around an environment
 AROUND = ("env_wrapper", "vec_env_wrapper", "frame_stack")
 # Wrappers that a part of a game is an episode by, or that change rewards
@@ -35,24 +42,6 @@ _OF_TRAINING = (
     "stable_baselines3.common.atari_wrappers.EpisodicLifeEnv",
     "stable_baselines3.common.atari_wrappers.ClipRewardEnv",
 )
-
-
-class Returns(gym.Wrapper):
-    """Innermost of the wrappers: ``info`` says what the environment itself has rewarded since it was reset, step for step."""
-
-    #: Name in ``info``
-    NAME = "return_so_far"
-
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Begin a sum."""
-        self._sum = 0.0
-        return super().reset(**kwargs)
-
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Add to it."""
-        observation, reward, terminated, truncated, info = super().step(action)
-        self._sum += float(reward)
-        return observation, reward, terminated, truncated, {**info, self.NAME: self._sum}
 
 
 @dataclass
@@ -89,11 +78,18 @@ class Agent:
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     @property
+    def statistics(self) -> str:
+        """SHA-256 of what VecNormalize knows, "" without it."""
+        file = Path(self.stats_path) / "vecnormalize.pkl"
+        return hashlib.sha256(file.read_bytes()).hexdigest() if self.hyperparams.get("normalize") and file.is_file() else ""
+
+    @property
     def environment(self) -> str:
         """What its environment is made of beside its id: whether two episodes are of the same one."""
         around = {name: self.hyperparams[name] for name in AROUND if self.hyperparams.get(name)}
         listed = {name: each if name == "frame_stack" or isinstance(each, list) else [each] for name, each in around.items()}
-        return repr({**self.env_kwargs, **listed})
+        normalised = {"normalize": self.statistics} if self.statistics else {}
+        return repr({**self.env_kwargs, **listed, **normalised})
 
     @property
     def is_atari(self) -> bool:
@@ -125,7 +121,7 @@ class Agent:
         hyperparams = copy.deepcopy(self.hyperparams)
         own = hyperparams.get("env_wrapper") or []
         own = own if isinstance(own, list) else [own]
-        hyperparams["env_wrapper"] = [_RETURNS, *(_whole_games(own) if whole_games else own), *self.wrappers]
+        hyperparams["env_wrapper"] = [_RETURNS, *_wrappers(own, whole_games), *self.wrappers]
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # RL Zoo reports what it stacks and loads each time
                 return create_test_env(
@@ -167,16 +163,30 @@ def _kind(space: gym.Space) -> tuple[Any, ...]:
     return type(space), space.shape, getattr(space, "n", None)
 
 
-def _whole_games(wrappers: list[Any]) -> list[Any]:
-    """Without what ends an episode with a life or clips rewards."""
-    whole = []
+def _wrappers(wrappers: list[Any], whole_games: bool) -> list[Any]:
+    """For whole games without what ends an episode with a life or clips rewards."""
+    kept = []
     for wrapper in wrappers:
         name, arguments = next(iter(wrapper.items())) if isinstance(wrapper, dict) else (wrapper, {})
-        if name == _ATARI_WRAPPER:
-            whole.append({name: {**(arguments or {}), "terminal_on_life_loss": False, "clip_reward": False}})
-        elif name not in _OF_TRAINING:
-            whole.append(wrapper)
-    return whole
+        if name in _ATARI_PREPROCESSING:  # begins a new game after each life: in none would there be a whole one
+            kept.append({name: {**(arguments or {}), "terminal_on_life_loss": False}})
+        elif whole_games and name == _ATARI_WRAPPER:
+            kept.append({name: {**(arguments or {}), "terminal_on_life_loss": False, "clip_reward": False}})
+        elif not whole_games or name not in _OF_TRAINING:
+            kept.append(wrapper)
+    return kept
+
+
+def import_packages(names: Sequence[str]) -> None:
+    """
+    :param names: of packages that register environments
+    :raises AgentError: if one cannot be imported
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever it does when it is imported
+            raise AgentError(f"--gym-packages {name}: {one_line(error)}") from error
 
 
 def load_agent(
@@ -210,7 +220,7 @@ def load_agent(
     if algo not in ALGOS:
         raise AgentError(f"--algo {algo}: expected one of {', '.join(ALGOS)}")
     name = EnvironmentName(env_id)
-    env_id = _playable(env_id)
+    env_id = playable(env_id)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             checkpoint = None if load_checkpoint is None else str(load_checkpoint)
@@ -220,7 +230,8 @@ def load_agent(
     stats_path = str(Path(log_path) / name)
     hyperparams, kwargs = read_environment(Path(stats_path), trusted)
     run = Path(log_path).name
-    label = f"{Path(folder).name}/{run[len(name) + 1 :]}" if run.startswith(f"{name}_") else Path(folder).name
+    folder_name = Path(folder).resolve().name  # of "." too
+    label = f"{folder_name}/{run[len(name) + 1 :]}" if run.startswith(f"{name}_") else folder_name
     if trusted:
         model = _unpickle(Path(path), algo, hyperparams, device)
     else:
@@ -233,7 +244,7 @@ def load_agent(
     return Agent(label, algo, env_id, model, Path(path), hyperparams, stats_path, kwargs, folder=str(folder))
 
 
-def _playable(env_id: str) -> str:
+def playable(env_id: str) -> str:
     """
     :return: the id of the environment, of its next version if Gymnasium has that one alone, which a line says
     :raises AgentError: if there is none

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from sb3_spiking.errors import AgentError
 from sb3_spiking.evaluation.agents import Agent
 from sb3_spiking.evaluation.episodes import Protocol, exploration, run_episodes
-from sb3_spiking.evaluation.operations import ENERGIES
+from sb3_spiking.evaluation.operations import ENERGIES, Energy
 from sb3_spiking.evaluation.results import (
     EPISODE_COLUMNS,
     Rows,
@@ -180,7 +180,7 @@ def summarise(
             row["relative"] = 100 * relative.item()
         decisions = rows["counted"].sum()
         spikes = possible = nanojoules = 0.0
-        bits = next((ENERGIES[name].bits for name in rows["energy"] if name in ENERGIES), None) or 32
+        bits = next((ENERGIES[name].bits for name in rows["energy"] if name in ENERGIES), Energy(0, 0).bits)
         readout = getattr(getattr(agent.model.policy, "settings", None), "readout", None)
         for name, each in operations_of(rows).items():
             state = each.updates > 0

@@ -11,9 +11,10 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_spiking.errors import AgentError
-from sb3_spiking.evaluation.agents import Agent, Returns
+from sb3_spiking.evaluation.agents import Agent
 from sb3_spiking.evaluation.decisions import Decider
 from sb3_spiking.evaluation.operations import Energy, LayerOperations, OperationCounter
+from sb3_spiking.evaluation.returns import Returns
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ def _note(
     episode: Episode, values: np.ndarray | None, place: int, layers: list[LayerOperations] | None, energy: Energy | None
 ) -> None:
     if values is not None:
-        episode.max_q = max(episode.max_q, float(values[place].max()))
+        episode.max_q = float(np.maximum(episode.max_q, values[place].max()))  # NaN stays
         episode.q_spread += float(values[place].std())
     if layers is None or energy is None:
         return

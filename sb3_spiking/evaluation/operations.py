@@ -39,13 +39,15 @@ class Energy(NamedTuple):
     :param accumulate: an addition
     :param boolean_spikes: whether observations that are booleans, as MinAtar's planes, are spikes: a layer adds the weights of
         what is set, a spiking one at each step, and multiplies nothing
-    :param bits: of a weight or membrane whose reads and writes count; None counts arithmetic alone
+    :param bits: of a weight or membrane
+    :param memory: whether reads and writes of these count, or arithmetic alone
     """
 
     multiply_accumulate: float
     accumulate: float
     boolean_spikes: bool = False
-    bits: int | None = None
+    bits: int = 32
+    memory: bool = False
 
 
 #: Operations on 32-bit floating-point and integer numbers and on 8-bit ones in 45 nm: Horowitz, ISSCC 2014. Each stands here a
@@ -53,9 +55,9 @@ class Energy(NamedTuple):
 ENERGIES = {
     "45nm-float32": Energy(4.6, 0.9),
     "45nm-int32": Energy(3.2, 0.1),
-    "45nm-int8": Energy(0.23, 0.03),
-    "45nm-float32-memory": Energy(4.6, 0.9, bits=32),
-    "45nm-int8-memory": Energy(0.23, 0.03, bits=8),
+    "45nm-int8": Energy(0.23, 0.03, bits=8),
+    "45nm-float32-memory": Energy(4.6, 0.9, memory=True),
+    "45nm-int8-memory": Energy(0.23, 0.03, bits=8, memory=True),
 }
 ENERGIES |= {f"{name}-boolean-spikes": energy._replace(boolean_spikes=True) for name, energy in ENERGIES.items()}
 
@@ -130,7 +132,7 @@ class LayerOperations:
         updates = energy.multiply_accumulate if self.decays else energy.accumulate
         real = self.multiply_accumulates * energy.multiply_accumulate
         arithmetic = real + self.accumulates * energy.accumulate + self.updates * updates
-        if energy.bits is None:
+        if not energy.memory:
             return arithmetic
         operations = self.multiply_accumulates + self.accumulates
         return arithmetic + memory_picojoules(operations, self.updates, self.parameters, self.neurons, energy.bits)

@@ -41,7 +41,9 @@ def over_runs(methods: Mapping[str, Runs], reference: str, random: Mapping[str, 
             fewest_to_most = " to ".join(map(str, sorted({min(counts), max(counts)})))
             mean = statistics.interquartile(runs, methods[reference], random)
             better = statistics.improvement(runs, methods[reference])
-            rows.append((method, fewest_to_most, _percent(mean), _percent(better)))
+            above = len(statistics.normalised(runs, methods[reference], random))  # games where the reference beats random play
+            of_all = f", {above} of {len(runs)} games" if 0 < above < len(runs) else ""
+            rows.append((method, fewest_to_most, _percent(mean) + of_all, _percent(better)))
     columns = ("", "runs a game", f"interquartile mean, % of {reference}", f"better than {reference}")
     return markdown(columns, rows) if rows else ""
 

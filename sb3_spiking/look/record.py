@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 
 from sb3_spiking.evaluation.decisions import Decider
 from sb3_spiking.evaluation.operations import ENERGIES, Energy
+from sb3_spiking.evaluation.returns import Returns
 from sb3_spiking.look import screen
 from sb3_spiking.look.notes import ALL, Notes, Watch
 from sb3_spiking.look.recording import Recording
@@ -99,6 +100,7 @@ def play(
     epsilon: float,
     notes: Notes,
     on_step: Callable[[], Any] | None = None,
+    lives: bool = False,
 ) -> Recording:
     """
     :param decide: the agent
@@ -109,8 +111,11 @@ def play(
     :param epsilon: probability of one
     :param notes: without anything yet
     :param on_step: called after each decision
-    :return: the recording
+    :param lives: whether the environment's episodes are lives of a game, which the recording ends with
+    :return: the recording; rewards are those of the environment itself where :class:`~sb3_spiking.evaluation.returns.Returns`
+        says them
     """
+    total = 0.0
     drawn, over = screen.is_drawn(env), False
     device = decide.policy.device
     with Watch(decide.network, notes.energy) as watch, th.random.fork_rng([device] if device.type == "cuda" else []):
@@ -124,8 +129,9 @@ def play(
             if explored:
                 actions[0] = random_actions.integers(env.action_space.n)  # type: ignore[attr-defined]
             observation, rewards, dones, infos = env.step(actions)
-            notes.acted(actions[0], explored, float(rewards[0]), infos[0].get("lives", -1))
-            over = bool(dones[0])
+            before, total = total, infos[0].get(Returns.NAME, total + float(rewards[0]))
+            notes.acted(actions[0], explored, total - before, infos[0].get("lives", -1))
+            over = "episode" in infos[0] if lives else bool(dones[0])
             if on_step is not None:
                 on_step()
     return notes.recording(over)

@@ -11,6 +11,8 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import nn
@@ -32,7 +34,7 @@ _CLASSES: dict[str, type] = {
     for each in (
         *(SpikingMLP, SpikingNatureCNN, SpikingCombinedExtractor, ReluExtractor),
         *(FlattenExtractor, NatureCNN, CombinedExtractor),
-        *(th.optim.Adam, th.optim.AdamW, th.optim.RMSprop, th.optim.SGD),
+        *(th.optim.Adam, th.optim.AdamW, th.optim.RMSprop, th.optim.SGD, RMSpropTFLike),
         *(nn.ReLU, nn.Tanh, nn.ELU, nn.LeakyReLU, nn.SiLU, nn.GELU),
     )
 }
@@ -112,6 +114,8 @@ def _build(
     model = algorithm(policy=policy_class, env=None, device=device, _init_setup_model=False)  # type: ignore[call-arg]
     model.observation_space, model.action_space, model.n_envs = observation_space, action_space, 1
     model.policy_kwargs = policy_kwargs
+    if isinstance(model, OnPolicyAlgorithm):
+        model.use_sde = data.get("use_sde") is True
     set_numbers(model, data, COUNTERS)
     if env is None:
         if given:

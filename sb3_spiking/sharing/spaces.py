@@ -102,6 +102,11 @@ def space_from_sb3(record: Any) -> gym.Space:
     if kind == "Discrete":
         return spaces.Discrete(_count(_number(record.get("n"))), start=_integer(_number(record.get("start", "0"))))
     if kind == "MultiDiscrete":
+        if any("..." in str(record.get(name)) for name in ("nvec", "start")):
+            raise ValueError(
+                "a MultiDiscrete space that SB3's zip prints it in part: load a zip that you trust by SB3's DQN.load; "
+                "the folders of sb3_spiking.save hold all of it"
+            )
         nvec, start = ([int(n) for n in re.findall(r"-?\d+", str(record.get(name))[:100_000])] for name in ("nvec", "start"))
         return _multi_discrete(nvec, start or None, record.get("dtype", "int64"))
     if kind == "MultiBinary":

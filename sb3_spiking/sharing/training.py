@@ -181,7 +181,8 @@ def set_numbers(model: BaseAlgorithm, data: dict[str, Any], numbers: dict[str, _
     :raises ValueError: for a number out of its range
     """
     for name, number in numbers.items():
-        if name in data and hasattr(model, name):
+        # NumPy's numbers are pickles in SB3's zip: counters of learn(np.int64(1000)), TQC's entropy. Only learning needs them
+        if name in data and hasattr(model, name) and not (numbers is COUNTERS and isinstance(data[name], dict)):
             value = math.inf if data[name] == "inf" else data[name]
             if number.kind is int and isinstance(value, float) and value.is_integer():
                 value = int(value)  # of learn(1e5), which SB3 takes as it is

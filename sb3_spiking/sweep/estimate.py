@@ -138,4 +138,4 @@ def estimate(jobs: TrainingList, wanted: list[Job]) -> pd.DataFrame:
             row |= {"steps": sum(steps), "steps/s": sum(steps) / seconds, "hours": seconds / 3600}
             row["speed of"] = ", ".join(sorted({speed.source for speed in found}))
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["method", "jobs", "steps", "steps/s", "hours", "speed of"])

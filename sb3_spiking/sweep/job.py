@@ -23,12 +23,13 @@ import torch as th
 from filelock import Timeout
 
 from sb3_spiking.errors import AgentError
+from sb3_spiking.evaluation.agents import import_packages
 from sb3_spiking.files import replace_file
 from sb3_spiking.sweep.process import PARENT
 from sb3_spiking.sweep.records import Records
 from sb3_spiking.sweep.scoring import write_command, write_result
 from sb3_spiking.sweep.state import State, Task
-from sb3_spiking.sweep.zoo_command import import_packages, what_it_trains
+from sb3_spiking.sweep.zoo_command import what_it_trains
 from sb3_spiking.training.manifest import FOLDER, MANIFEST
 
 LOG = "train.log"

@@ -31,8 +31,9 @@ import yaml
 from rl_zoo3 import ALGOS
 
 from sb3_spiking.errors import AgentError, one_line
+from sb3_spiking.evaluation.agents import import_packages
 from sb3_spiking.sweep.records import Records
-from sb3_spiking.sweep.zoo_command import import_packages, read_hyperparams, read_options
+from sb3_spiking.sweep.zoo_command import read_hyperparams, read_options
 from sb3_spiking.training.checkpoint import is_among
 
 _CHECKPOINT = "sb3_spiking.Checkpoint"
@@ -110,7 +111,8 @@ class TrainingList:
     def env_kwargs_of(self, job: Job) -> dict[str, Any]:
         """Arguments of the environment."""
         training = self.source(job) or job
-        return (self.hyperparams_of(training).get("env_kwargs") or {}) | read_options(self._arguments(training)).env_kwargs
+        # RL Zoo takes those of the command line in place of the hyperparameters'
+        return read_options(self._arguments(training)).env_kwargs or self.hyperparams_of(training).get("env_kwargs") or {}
 
     def training_steps(self, job: Job) -> int:
         """Steps of the environment that a job takes to train, 0 for a conversion."""
@@ -144,8 +146,11 @@ class TrainingList:
         if self.steps is not None:
             arguments += ["-n", str(self.steps)]
         arguments += [*shlex.split(self.environments[job.env]), *_words(method)]
-        env_kwargs = self.env_kwargs | read_options(arguments).env_kwargs  # RL Zoo takes the last ones alone
+        options = read_options(arguments)
+        env_kwargs = self.env_kwargs | options.env_kwargs  # RL Zoo takes the last ones alone
         if env_kwargs:
+            hyperparams = self.hyperparams | options.hyperparams | method.get("hyperparams", {})
+            env_kwargs |= hyperparams.get("env_kwargs") or {}
             arguments += ["--env-kwargs", *(f"{name}:{value!r}" for name, value in env_kwargs.items())]
         return arguments
 

@@ -21,12 +21,11 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sb3_spiking.evaluation.agents import Agent
+from sb3_spiking.evaluation.agents import Agent, import_packages
 from sb3_spiking.files import replace_file
 from sb3_spiking.sharing.zoo_files import read_environment
 from sb3_spiking.sweep.lists import TrainingList
 from sb3_spiking.sweep.machine import describe
-from sb3_spiking.sweep.zoo_command import import_packages
 
 SCORE_SEED = 1_000_000  # episodes that no training has seen
 
@@ -83,7 +82,7 @@ def _zips(run: Path, name: str) -> list[Path]:
 def play(env: str, model: Any, folder: Path, env_kwargs: dict[str, Any], episodes: int) -> list[float]:
     """
     :param env: id of the environment
-    :param model: that plays
+    :param model: that plays, None for random actions
     :param folder: where the ``config.yml`` of its training is
     :param env_kwargs: arguments of the environment
     :param episodes: whole games in Atari
@@ -93,6 +92,8 @@ def play(env: str, model: Any, folder: Path, env_kwargs: dict[str, Any], episode
     player = Agent(env, "", env, model, folder, hyperparams, str(folder), env_kwargs)
     environments = player.make_env(min(20, episodes), SCORE_SEED, whole_games=True)
     set_random_seed(SCORE_SEED)
+    if model is None:
+        model = _Random(environments.action_space)
     deterministic = not player.is_stochastic
     scores, _ = evaluate_policy(model, environments, episodes, deterministic, return_episode_rewards=True)
     assert isinstance(scores, list)
@@ -125,13 +126,13 @@ def known_random_scores(results: Path) -> dict[str, float]:
 def random_scores(jobs: TrainingList) -> dict[str, float]:
     """Mean scores of random actions in the environments of the finished jobs; those that are not known are played."""
     known = known_random_scores(jobs.results)
-    for job in jobs.finished():
+    # Wrappers may differ from method to method: in the environment of the reference, where it is there
+    for job in sorted(jobs.finished(), key=lambda job: job.method != jobs.reference):
         if job.env not in known:
             import_packages(jobs.gym_packages(job))
             with jobs.records.config_folder(job.name) as folder:
-                env_kwargs = jobs.env_kwargs_of(job)
-                player = _Random(gym.make(job.env, **env_kwargs).action_space)
-                known[job.env] = round(float(np.mean(play(job.env, player, folder, env_kwargs, jobs.score_episodes))), 3)
+                scores = play(job.env, None, folder, jobs.env_kwargs_of(job), jobs.score_episodes)
+                known[job.env] = round(float(np.mean(scores)), 3)
             table = pd.DataFrame({"mean": known}).rename_axis("environment").to_csv()
             replace_file(jobs.results / "random.csv", table.encode())
     return known

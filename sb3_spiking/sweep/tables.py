@@ -128,7 +128,8 @@ def silence(jobs: TrainingList) -> str:
                 last = silent[max(silent, key=lambda tag: int(tag.rpartition("_")[2]))]
                 share = silent.index / silent.index[-1]
                 shares.append((last[(share >= 0.1) & (share < 0.2)].mean(), last[share >= 0.9].mean()))
-            cells.append("{:.0%} to {:.0%}".format(*np.mean(shares, axis=0)) if shares else "")
+            ends = np.mean(shares, axis=0) if shares else []
+            cells.append(" to ".join(f"{end:.0%}" for end in ends if end == end))  # a short training has no early end
         if any(cells):
             lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import importlib
 import io
 import os
 import shlex
@@ -61,18 +60,6 @@ def what_it_trains(command: str) -> list[str]:
     kept = [word for before, word in zip(["", *words], words, strict=False) if before not in passed]
     last = max((place for place, word in enumerate(kept) if word == "-params"), default=len(kept))
     return kept[:last] + sorted(kept[last:])
-
-
-def import_packages(names: Sequence[str]) -> None:
-    """
-    :param names: of packages that register environments
-    :raises AgentError: if one cannot be imported
-    """
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # whatever it does when it is imported
-            raise AgentError(f"--gym-packages {name}: {one_line(error)}") from error
 
 
 def read_hyperparams(options: argparse.Namespace) -> dict[str, Any]:
