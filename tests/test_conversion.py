@@ -1,6 +1,7 @@
 """Converted agents against the published rules, step by step, and against the ReLU agents they come from."""
 
 import json
+import math
 import shutil
 
 import gymnasium as gym
@@ -15,8 +16,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from sb3_spiking import ReluExtractor, SpikingMLP, SpikingPolicy
-from sb3_spiking.conversion.agreement import agreement
+from sb3_spiking.conversion.agreement import agreement, plot
 from sb3_spiking.conversion.rules import ConversionError, Percentile, activation_scales, connections, convert, with_num_steps
+from sb3_spiking.conversion.saving import run_folder
+from sb3_spiking.evaluation.agents import load_agent
 from sb3_spiking.snn.layers import delayed
 from sb3_spiking.snn.readout import READOUTS
 
@@ -328,3 +331,24 @@ def test_wrong_input_gets_one_line(relu_run, fails, arguments, message):
         shutil.copytree(relu_run / "relu", relu_run / "noted-converted", dirs_exist_ok=True)
         (relu_run / "noted-converted/dqn/CartPole-v1_1/conversion.json").write_text('{"rule": ')
     assert message in fails("convert", arguments if "--env" in arguments else f"--env CartPole-v1 {arguments}")
+
+
+def test_runs_of_an_older_environment_keep_their_number(tmp_path):
+    model = DQN("MlpPolicy", "LunarLander-v3", policy_kwargs={"net_arch": [4]})
+    for number in (1, 2):
+        run = tmp_path / f"old/dqn/LunarLander-v2_{number}"
+        run.mkdir(parents=True)
+        model.save(run / "LunarLander-v2.zip")
+        agent = load_agent(tmp_path / "old", "dqn", "LunarLander-v2", exp_id=number)
+        assert run_folder(agent, tmp_path / "new") == tmp_path / f"new/dqn/LunarLander-v3_{number}"
+
+
+def test_the_interval_of_a_plot_is_that_of_the_environment(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("sb3_spiking.conversion.agreement.interval", lambda values, limits: seen.append(limits) or (0.0, 1.0))
+    point = {"num_steps": 8, "before": [500.0, 700.0], "after": [500.0, 700.0]}
+    record = {"agreement_steps": [8], "agreement": [1.0], "decisions": 9, "rule": "reset by subtraction", "scores": [point]}
+    for kwargs in ({}, {"max_episode_steps": 1000}):
+        plot({**record, "env": "CartPole-v1"}, tmp_path / "a.png", kwargs)
+    assert seen[0] == (0, 500)
+    assert seen[-1] == (-math.inf, math.inf)

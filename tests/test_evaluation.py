@@ -15,14 +15,16 @@ import pandas as pd
 import pytest
 from gymnasium import spaces
 from processes import environment
-from stable_baselines3 import DQN
+from sb3_contrib import TQC
+from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.atari_wrappers import ClipRewardEnv, EpisodicLifeEnv, NoopResetEnv
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 from sb3_spiking import SpikingPolicy
 from sb3_spiking.errors import AgentError
-from sb3_spiking.evaluation.agents import load_agent
+from sb3_spiking.evaluation.agents import Agent, load_agent
 from sb3_spiking.evaluation.comparison import evaluate, plot, summarise
-from sb3_spiking.evaluation.episodes import PROTOCOLS, run_episodes
+from sb3_spiking.evaluation.episodes import PROTOCOLS, Episode, _note, run_episodes
 from sb3_spiking.evaluation.operations import ENERGIES
 from sb3_spiking.evaluation.perturbations import MaskedPixels, OcclusionBar, quantised
 from sb3_spiking.evaluation.results import Rows, interval, read_evaluations
@@ -566,3 +568,87 @@ def test_learning_curves_that_cannot(tmp_path):
         damage()
         with pytest.raises(AgentError, match=message):
             read_evaluations(file)
+
+
+def test_other_statistics_of_normalisation_are_another_evaluation(agent, tmp_path):
+    normalised = dataclasses.replace(agent, hyperparams={"normalize": True}, stats_path=str(tmp_path))
+    keys = set()
+    for content in (b"a", b"b", b"a"):
+        (tmp_path / "vecnormalize.pkl").write_bytes(content)
+        keys.add(normalised.environment)
+    assert len(keys) == 2
+    assert agent.environment == "{}"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_a_wrapper_that_begins_a_new_game_after_a_life(tmp_path, protocol):
+    wrapper = {
+        "gymnasium.wrappers.AtariPreprocessing": {"noop_max": 0, "terminal_on_life_loss": True, "grayscale_newaxis": True}
+    }
+    config = {"env_wrapper": [wrapper], "frame_stack": 4, "normalize": False}
+    model = DQN("CnnPolicy", ImagesOfBreakout(), buffer_size=1, policy_kwargs={"net_arch": []})
+    breakout = Agent("a", "dqn", "BreakoutNoFrameskip-v4", model, tmp_path / "a.zip", config, str(tmp_path), {"frameskip": 1})
+    (episode,) = run_episodes(breakout, dataclasses.replace(protocol, epsilon=1.0, max_steps=2000), [0])
+    env = breakout.make_env(1, 0, whole_games=protocol.whole_games)
+    env.reset()
+    lives = [env.step([1 + step % 3])[3][0]["lives"] for step in range(episode.steps)]
+    assert episode.steps > 100
+    assert min(lives) <= 1  # not 4
+
+
+class ImagesOfBreakout(gym.Env):
+    observation_space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    action_space = spaces.Discrete(4)
+
+
+def test_q_values_that_are_not_numbers_are_not_hidden():
+    episode = Episode(0)
+    for values in ([1.0, 2.0], [math.nan, 0.0], [5.0, 0.0]):
+        _note(episode, np.array([values]), 0, None, None)
+    assert math.isnan(episode.max_q)
+
+
+def test_bytes_of_weights_without_memory(agent, tmp_path):
+    rows = evaluate([agent], SHORT, tmp_path, seeds=[0], energy="45nm-int8")
+    _, layers = summarise([agent], rows, {}, {})
+    assert list(layers["weight_bytes"]) == [160, 1056, 66]
+
+
+def test_the_folder_that_one_is_in_has_a_name(relu_run, monkeypatch):
+    monkeypatch.chdir(relu_run / "relu")
+    assert load_agent(".", "dqn", "CartPole-v1").name == "relu/1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--env-kwargs render_mode:rgb_array", "--env-kwargs render_mode:rgb_array: .*text in quotes"),
+        ("--gym-packages breaks", "--gym-packages breaks: .*on purpose"),
+    ],
+)
+def test_arguments_that_break(relu_run, in_process, capsys, monkeypatch, arguments, message):
+    (relu_run / "breaks.py").write_text("raise ValueError('on purpose')")
+    monkeypatch.syspath_prepend(str(relu_run))
+    with pytest.raises(SystemExit):
+        in_process("evaluate", f"--env CartPole-v1 -f relu {arguments}", relu_run)
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert re.search(message, said)
+
+
+@pytest.mark.parametrize("name", ["ppo", "a2c", "tqc"])
+def test_what_rl_zoo_trains_is_loaded_without_trust(tmp_path, name):
+    env = "Pendulum-v1"
+    if name == "ppo":
+        model = PPO("MlpPolicy", env, n_steps=8, batch_size=8, use_sde=True, policy_kwargs={"log_std_init": -2})
+    elif name == "a2c":
+        model = A2C("MlpPolicy", env, policy_kwargs={"optimizer_class": RMSpropTFLike, "optimizer_kwargs": {"eps": 1e-5}})
+    else:
+        model = TQC("MlpPolicy", env, buffer_size=1)
+    run = tmp_path / name / f"{env}_1"
+    run.mkdir(parents=True)
+    model.save(run / f"{env}.zip")
+    agent = load_agent(tmp_path, name, env)
+    observation = np.array([[0.5, 0.5, 1.0]], np.float32)
+    before, _ = model.predict(observation, deterministic=True)
+    np.testing.assert_allclose(agent.model.predict(observation, deterministic=True)[0], before, rtol=1e-5)

@@ -1,5 +1,9 @@
 """The command, videos, stills, and looking while a network learns."""
 
+import dataclasses
+import shutil
+from pathlib import Path
+
 import gymnasium as gym
 import imageio.v3 as iio
 import numpy as np
@@ -312,3 +316,22 @@ def test_a_page_that_cannot_be_written_does_not_end_the_training(tmp_path):
     with pytest.warns(UserWarning, match="cannot be written, the training goes on"):
         model.learn(60, callback=LookCallback(every=20, decisions=5, outputs=["recording"], folder=tmp_path / "look"))
     assert model.num_timesteps == 60
+
+
+def test_names_of_files_that_would_be_the_same(in_process, relu_run, tmp_path):
+    for name in ("my.agents", "my-agents"):
+        shutil.copytree(relu_run / "relu", tmp_path / name)
+    in_process("look", "--env CartPole-v1 -f my.agents my-agents -n 10 --no-video -o there", tmp_path)
+    names = {"recording-CartPole-v1-my-agents-1.npz", "recording-CartPole-v1-my-agents-1-2.npz", "page.html"}
+    assert {path.name for path in (tmp_path / "there").iterdir()} == names
+    assert {Recording.load(path).agent for path in (tmp_path / "there").glob("*.npz")} == {"my.agents/1", "my-agents/1"}
+
+
+def test_lives_are_not_episodes(in_process, tmp_path):
+    folder = Path(FOLDER).resolve()
+    in_process("look", f"--env BreakoutNoFrameskip-v4 -f {folder} --protocol zoo -n 600 --no-video -o there", tmp_path)
+    recording = Recording.load(tmp_path / "there/recording.npz")
+    agent = load_agent(folder, "dqn", "BreakoutNoFrameskip-v4")
+    (episode,) = run_episodes(agent, dataclasses.replace(PROTOCOLS["zoo"], max_steps=600), [0])
+    assert (recording.rewards.sum(), recording.decisions) == (episode.score, episode.steps)
+    assert len(set(recording.lives)) > 1

@@ -504,3 +504,18 @@ def test_what_would_not_be_loaded_is_not_saved(tmp_path):
     with pytest.raises(ValueError, match=r"a class 'torch.optim.adagrad.Adagrad' in policy_kwargs"):
         sb3_spiking.save(model, tmp_path / "agent")
     assert not (tmp_path / "agent").exists()
+
+
+def test_a_space_that_is_printed_in_part_is_not_guessed():
+    space = spaces.MultiDiscrete([2] * 1200)
+    record = {":type:": "<class 'gymnasium.spaces.multi_discrete.MultiDiscrete'>", "nvec": str(space.nvec), "start": "[0]"}
+    with pytest.raises(ValueError, match="prints it in part"):
+        space_from_sb3(record)
+
+
+def test_counters_of_numpy_are_left_alone(tmp_path):
+    model = DQN("MlpPolicy", "CartPole-v1", buffer_size=100)
+    model.learn(np.int64(20))
+    model.save(tmp_path / "agent.zip")
+    agent = sb3_spiking.load(tmp_path / "agent.zip")
+    assert agent.num_timesteps == 20

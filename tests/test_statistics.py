@@ -103,3 +103,9 @@ def test_a_table_says_the_fewest_and_the_most_runs_of_a_game():
 def test_a_table_has_intervals_from_five_runs_on():
     runs = {"relu": {"a": [1.0] * 5}, "spiking": {"a": [2.0] * 5}}
     assert " 200% (200% to 200%) | 100% (100% to 100%) |" in over_runs(runs, "relu", {"a": 0})
+
+
+def test_a_table_says_of_how_many_games_a_mean_is():
+    methods = {"relu": {"A": [10.0], "B": [-1.0]}, "spiking": {"A": [7.0], "B": [3.0]}}
+    assert "70%, 1 of 2 games" in over_runs(methods, "relu", {"A": 0.0, "B": 0.0})
+    assert "games |" not in over_runs(methods, "relu", {"A": 0.0, "B": -2.0}).splitlines()[-1]

@@ -11,9 +11,10 @@ from small_agents import DictEnv
 
 from sb3_spiking.evaluation.agents import load_agent
 from sb3_spiking.sweep import plots, scoring, tables
+from sb3_spiking.sweep.estimate import estimate
 from sb3_spiking.sweep.lists import TrainingList
 from sb3_spiking.sweep.records import Records
-from sb3_spiking.sweep.zoo_command import what_it_trains
+from sb3_spiking.sweep.zoo_command import read_options, what_it_trains
 
 LIST = {
     "environments": ["CartPole-v1"],
@@ -181,10 +182,13 @@ def test_random_actions_play_whole_games_in_the_environment_of_a_job(tmp_path, m
     jobs = TrainingList(tmp_path / "pong.yml", tmp_path)
     job = tmp_path / "PongNoFrameskip-v4_relu_3"
     job.mkdir()
-    wrapper = {"stable_baselines3.common.atari_wrappers.AtariWrapper": {"screen_size": 36}}
-    (job / "config.yml").write_text(yaml.safe_dump({"env_wrapper": [wrapper], "frame_stack": 4}))
-    (job / "command.txt").write_text("python\n")
-    (job / "score.csv").write_text("mean\n1\n")
+    other = tmp_path / "PongNoFrameskip-v4_spiking_3"
+    for folder, size in ((job, 36), (other, 48)):  # the reference's counts, whichever comes first
+        folder.mkdir(exist_ok=True)
+        wrapper = {"stable_baselines3.common.atari_wrappers.AtariWrapper": {"screen_size": size}}
+        (folder / "config.yml").write_text(yaml.safe_dump({"env_wrapper": [wrapper], "frame_stack": 4}))
+        (folder / "command.txt").write_text("python\n")
+        (folder / "score.csv").write_text("mean\n1\n")
     shapes = set()
 
     def stay(self, observations, *args, deterministic, **kwargs):
@@ -303,3 +307,69 @@ def test_a_list_that_is_not_finished_has_nothing_to_compare(tmp_path):
 )
 def test_commands_that_train_the_same(one, other, same):
     assert (what_it_trains(one) == what_it_trains(other)) is same
+
+
+def test_random_actions_are_those_of_the_wrapped_environment(tmp_path):
+    (tmp_path / "small.yml").write_text(yaml.safe_dump({**LIST, "environments": ["Pendulum-v1"], "score_episodes": 2}))
+    jobs = TrainingList(tmp_path / "small.yml", tmp_path)
+    job = tmp_path / "Pendulum-v1_relu_3"
+    job.mkdir()
+    (job / "config.yml").write_text(yaml.safe_dump({"env_wrapper": f"{__name__}.Torques"}))
+    (job / "command.txt").write_text("python\n")
+    (job / "score.csv").write_text("mean\n1\n")
+    (score,) = scoring.random_scores(jobs).values()
+    assert score < 0
+
+
+class Torques(gym.ActionWrapper):
+    """Three actions of Pendulum."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.action_space = gym.spaces.Discrete(3)
+
+    def action(self, action):
+        return np.array([2.0 * (int(action) - 1)], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("listed", "method", "expected"),
+    [
+        ({}, {"a": 1}, {"a": 1}),
+        ({"b": 2}, {}, {"b": 2}),
+        ({"b": 2}, {"a": 1}, {"a": 1, "b": 2}),
+        ({"a": 2}, {"a": 1}, {"a": 1}),
+    ],
+)
+def test_arguments_of_the_environment_that_a_method_has(tmp_path, listed, method, expected):
+    methods = {"relu": {"hyperparams": {"policy": "MlpPolicy", "n_timesteps": 100, "env_kwargs": method}}}
+    content = {**LIST, "methods": methods, "reference": "relu", "env_kwargs": listed}
+    (tmp_path / "small.yml").write_text(yaml.safe_dump(content))
+    jobs = TrainingList(tmp_path / "small.yml", tmp_path)
+    job = jobs.jobs[0]
+    assert jobs.env_kwargs_of(job) == expected
+    # What RL Zoo makes of the command
+    options = read_options(jobs.command(job, tmp_path)[2:])
+    assert (options.env_kwargs or options.hyperparams["env_kwargs"]) == expected
+
+
+def test_a_dry_run_of_conversions_alone(tmp_path):
+    methods = {"relu": {"hyperparams": {"policy": "MlpPolicy"}}, "converted": {"convert": "relu"}}
+    (tmp_path / "small.yml").write_text(yaml.safe_dump({**LIST, "methods": methods, "reference": "relu"}))
+    jobs = TrainingList(tmp_path / "small.yml", tmp_path)
+    table = estimate(jobs, [job for job in jobs.jobs if job.method == "converted"])
+    assert table["hours"].sum() == 0
+    assert table["jobs"].tolist() == [len([job for job in jobs.jobs if job.method == "converted"])]
+
+
+def test_a_training_too_short_to_have_an_early_part(tmp_path, monkeypatch):
+    (tmp_path / "small.yml").write_text(yaml.safe_dump(LIST))
+    jobs = TrainingList(tmp_path / "small.yml", tmp_path)
+    job = tmp_path / "CartPole-v1_spiking_3"
+    job.mkdir()
+    for name, text in {
+        **{"score.csv": "mean\n1\n", "command.txt": "python\n", "config.yml": "{}"},
+        "spikes.csv": "timesteps,silent_neurons/layer_1\n1024,0.5\n2048,0.4\n3072,0.3\n",
+    }.items():
+        (job / name).write_text(text)
+    assert tables.silence(jobs).splitlines()[-1] == "| spiking | 30% |"

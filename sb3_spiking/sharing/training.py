@@ -181,8 +181,11 @@ def set_numbers(model: BaseAlgorithm, data: dict[str, Any], numbers: dict[str, _
     :raises ValueError: for a number out of its range
     """
     for name, number in numbers.items():
-        # NumPy's numbers are pickles in SB3's zip: counters of learn(np.int64(1000)), TQC's entropy. Only learning needs them
-        if name in data and hasattr(model, name) and not (numbers is COUNTERS and isinstance(data[name], dict)):
+        if numbers is COUNTERS and isinstance(data.get(name), dict):
+            # A number of NumPy, a pickle in SB3's zip: of learn(np.int64(1000)), or TQC's entropy, which learning alone needs
+            if name == "target_entropy":
+                setattr(model, name, 0.0)
+        elif name in data and hasattr(model, name):
             value = math.inf if data[name] == "inf" else data[name]
             if number.kind is int and isinstance(value, float) and value.is_integer():
                 value = int(value)  # of learn(1e5), which SB3 takes as it is
