@@ -293,7 +293,7 @@ def test_the_command_goes_on_where_it_stopped_and_leaves_an_ordinary_agent(relu_
     assert not list((relu_run / "spiking/dqn").glob(".*"))
 
 
-def test_normalised_observations_need_trust(tmp_path, in_process):
+def test_normalised_observations_need_trust(tmp_path, in_process, capsys):
     env = VecNormalize(make_vec_env("CartPole-v1"))
     model = DQN("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, buffer_size=100, learning_starts=10, seed=0).learn(50)
     run = tmp_path / "logs/dqn/CartPole-v1_1"
@@ -305,6 +305,11 @@ def test_normalised_observations_need_trust(tmp_path, in_process):
     printed, _ = in_process("convert", arguments, tmp_path)
     assert "T = 20: score" in printed
     assert (tmp_path / "logs-converted/dqn/CartPole-v1_1/CartPole-v1/vecnormalize.pkl").is_file()
+    # A graph would not have the statistics
+    with pytest.raises(SystemExit):
+        in_process("export", "--to nir --env CartPole-v1 -f logs-converted --trust", tmp_path)
+    assert "trained with VecNormalize" in capsys.readouterr().err
+    assert not (tmp_path / "exported").exists()
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,8 @@ def test_normalised_agents_are_not_pushed(hub, agent):
     normalised = DQN("SpikingPolicy", VecNormalize(make_vec_env("CartPole-v1")), policy_kwargs={"net_arch": [4]})
     with pytest.raises(ValueError, match="CartPole-v1: the agent was trained with VecNormalize"):
         push(normalised)
+    with pytest.raises(AgentError, match="--env Nope-v1: there is no such environment"):
+        sb3_spiking.push_to_hub(agent, REPOSITORY, "Nope-v1")
     assert not hub.requests
     push(agent, hyperparams={"normalize": False})
     assert "normalize: false" in hub.repositories[REPOSITORY][-1]["config.yml"].decode()
