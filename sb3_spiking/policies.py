@@ -316,9 +316,4 @@ def _name(value: Any) -> str:
     return getattr(value, "__name__", repr(value))
 
 
-# The body follows from the observation space: SB3's three names are one class
-MlpPolicy = SpikingPolicy
-CnnPolicy = SpikingPolicy
-MultiInputPolicy = SpikingPolicy
-
 DQN.policy_aliases["SpikingPolicy"] = SpikingPolicy

@@ -33,6 +33,12 @@ LIST = {
 SPIKES = ("firing_rate", "silent_neurons", "saturated_neurons", "saturated_windows")
 
 
+def rows_of(records, job, name):
+    """The rows of a job in a table, without columns that other jobs alone have."""
+    rows = records.table(name)
+    return rows[rows["job"] == job].drop(columns="job").dropna(axis=1, how="all")
+
+
 def test_a_list_runs_and_what_is_finished_stays(tmp_path, monkeypatch, capsys, in_process, import_benchmark):
     (tmp_path / "small.yml").write_text(yaml.safe_dump(LIST))
     table, _ = in_process("sweep", "small.yml --results results", tmp_path)
@@ -41,17 +47,17 @@ def test_a_list_runs_and_what_is_finished_stays(tmp_path, monkeypatch, capsys, i
     assert {path.name for path in results.iterdir()} == {*files, "learning_curves.png", "profile.png", ".sweep"}
     records = Records(results)
     for job in ("relu", "spiking"):
-        assert records.of(f"CartPole-v1_{job}_3", "evaluations")["timesteps"].tolist() == [500, 1000, 1500]
-        score = records.of(f"CartPole-v1_{job}_3", "scores").iloc[0]
+        assert rows_of(records, f"CartPole-v1_{job}_3", "evaluations")["timesteps"].tolist() == [500, 1000, 1500]
+        score = rows_of(records, f"CartPole-v1_{job}_3", "scores").iloc[0]
         assert 5 < score["mean"] <= score["max"] <= 50
         assert 5 < score["last_mean"] <= 50
         assert f"| {job} | {score['mean']:.2f} ({score['mean']:.2f}) |" in table
-    spikes = records.of("CartPole-v1_spiking_3", "spikes").set_index("timesteps")
+    spikes = rows_of(records, "CartPole-v1_spiking_3", "spikes").set_index("timesteps")
     assert set(spikes) == {f"{name}/layer_1" for name in SPIKES}
     assert spikes.index.is_monotonic_increasing
     assert spikes.to_numpy().min() >= 0
     assert 0 < spikes["firing_rate/layer_1"].mean() < 1
-    assert records.of("CartPole-v1_relu_3", "spikes").empty
+    assert rows_of(records, "CartPole-v1_relu_3", "spikes").empty
     kept = records.jobs()
     assert "settings" not in kept["CartPole-v1_relu_3"]
     assert kept["CartPole-v1_relu_3"]["config"]["policy_kwargs"] == "dict(net_arch=[8])"
@@ -82,8 +88,8 @@ def test_a_list_runs_and_what_is_finished_stays(tmp_path, monkeypatch, capsys, i
     assert (spiking["steps"], spiking["num_steps"]) == (1500, 3)
     assert not folder.exists()
     assert records.jobs()["CartPole-v1_relu_3"] == {"command": "python", "machine": "machine", "config": {"net_arch": [8]}}
-    assert records.of("CartPole-v1_relu_3", "evaluations")["timesteps"].tolist() == [500]
-    assert records.of("CartPole-v1_spiking_3", "spikes").set_index("timesteps").equals(spikes)
+    assert rows_of(records, "CartPole-v1_relu_3", "evaluations")["timesteps"].tolist() == [500]
+    assert rows_of(records, "CartPole-v1_spiking_3", "spikes").set_index("timesteps").equals(spikes)
     assert (results / "jobs.yml").read_text() != before
 
     # The agent of a finished job, in RL Zoo's layout
@@ -225,7 +231,7 @@ def test_gathering_that_is_stopped_while_folders_go_loses_nothing(tmp_path, monk
             jobs.records.gather()
     for _ in range(2):
         assert jobs.scores()["mean"].tolist() == [7.5]
-        assert jobs.records.of("CartPole-v1_relu_3", "evaluations")["mean"].tolist() == [3]
+        assert rows_of(jobs.records, "CartPole-v1_relu_3", "evaluations")["mean"].tolist() == [3]
         assert set(jobs.records.jobs()) == {"CartPole-v1_relu_3"}
         jobs.records.gather()
 

@@ -119,11 +119,6 @@ class LayerOperations:
         both: dict[str, Any] = {name: th.cat([getattr(self, name), getattr(other, name)]) for name in names}
         return replace(self, **both)
 
-    @property
-    def is_spiking(self) -> bool:
-        """Whether it has spiking neurons, whose membranes are state."""
-        return self.steps > 1 or bool((self.updates > 0).any())
-
     def picojoules(self, energy: Energy) -> th.Tensor:
         """
         :param energy: of the operations

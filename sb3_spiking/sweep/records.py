@@ -19,27 +19,12 @@ import pandas as pd
 import yaml
 
 from sb3_spiking.files import replace_file
+from sb3_spiking.sharing.zoo_files import read_yaml
 
 #: Tables, and their names in the folder of a job
 TABLES = {"scores": "score.csv", "evaluations": "evaluations.csv", "spikes": "spikes.csv"}
 # What the folder of a job has that is whole
 _WHOLE = ("score.csv", "command.txt", "config.yml")
-
-
-class _Loader(yaml.SafeLoader):
-    """Takes RL Zoo's ordered hyperparameters for the mapping that they are."""
-
-
-_Loader.add_constructor(
-    "tag:yaml.org,2002:python/object/apply:collections.OrderedDict",
-    lambda loader, node: dict(loader.construct_sequence(node, deep=True)[0]),  # type: ignore[arg-type]
-)
-_Loader.add_multi_constructor("tag:yaml.org,2002:python/tuple", lambda loader, _, node: loader.construct_sequence(node))
-
-
-def plain_yaml(text: str) -> Any:
-    """What a YAML file of RL Zoo says, as mappings, lists and numbers."""
-    return yaml.load(text, _Loader)
 
 
 class Records:
@@ -75,11 +60,6 @@ class Records:
                 parts.append(rows)
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"job": []})
 
-    def of(self, job: str, name: str) -> pd.DataFrame:
-        """The rows of a job, without columns that other jobs alone have."""
-        rows = self.table(name)
-        return rows[rows["job"] == job].drop(columns="job").dropna(axis=1, how="all")
-
     def jobs(self) -> dict[str, dict[str, Any]]:
         """By job: ``command``, ``machine``, ``config`` and, of spiking networks, ``settings``."""
         file = self.folder / "jobs.yml"
@@ -112,9 +92,9 @@ class Records:
 def _job(folder: Path) -> dict[str, Any]:
     """What the folder of a job says, but for its tables."""
     command, *machine = (folder / "command.txt").read_text().splitlines()
-    job = {"command": command, "config": plain_yaml((folder / "config.yml").read_text())}
+    job = {"command": command, "config": read_yaml(folder / "config.yml")}
     if machine:
         job["machine"] = machine[0]
     if (folder / "settings.yml").exists():
-        job["settings"] = plain_yaml((folder / "settings.yml").read_text())
+        job["settings"] = read_yaml(folder / "settings.yml")
     return job

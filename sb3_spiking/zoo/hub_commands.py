@@ -19,8 +19,6 @@ import huggingface_sb3
 import requests
 from huggingface_hub.errors import EntryNotFoundError
 
-COMMANDS = ("load_from_hub", "push_to_hub")
-
 
 class _MissingFile(EntryNotFoundError, requests.HTTPError):
     """There is no such file in a repository, for those who wait for either."""
@@ -55,7 +53,7 @@ def repair() -> list[str]:
 
 def run(command: str, arguments: list[str]) -> None:
     """
-    :param command: one of :data:`COMMANDS`
+    :param command: one of :data:`~sb3_spiking.commands.ZOO_COMMANDS`
     :param arguments: RL Zoo's options for it
     """
     for name in repair():
