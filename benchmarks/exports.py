@@ -135,30 +135,25 @@ def main() -> None:
     args = parser.parse_args()
     th.set_num_threads(1)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    rows: dict[str, list[dict[str, Any]]] = {"parity": [], "speed": [], "chip": []}
-    for agent in agents():
-        if args.only not in agent.env_id:
-            continue
-        about = {"env": agent.env_id, "folder": agent.name}
-        equal, speed = parity(agent)
-        rows["parity"].append(about | equal)
-        rows["speed"].append(about | speed)
-        if "sinabs" in equal and can_be_rounded(network_of(agent.model)):  # what sinabs refuses is not for a chip either
-            rows["chip"].append(about | rounded(agent, args.out))
-    print(describe())
+    both = [(agent, *parity(agent)) for agent in agents() if args.only in agent.env_id]
     (RESULTS / "machine.txt").write_text(f"{describe()}\n")
-    for name, columns in (("parity", PARITY), ("speed", SPEED), ("chip", CHIP)):
-        write(RESULTS / f"{name}.csv", rows[name])
-        print(f"\n{table(RESULTS / f'{name}.csv', columns)}")
+    print(describe())
+    report("parity", PARITY, [(agent, equal) for agent, equal, _ in both])
+    report("speed", SPEED, [(agent, speed) for agent, _, speed in both])
+    # What sinabs refuses is not for a chip either
+    on_chips = [agent for agent, equal, _ in both if "sinabs" in equal and can_be_rounded(network_of(agent.model))]
+    report("chip", CHIP, [(agent, rounded(agent, args.out)) for agent in on_chips])
 
 
-def write(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows in place of those of the same agents; others of the file stay."""
+def report(name: str, columns: dict[str, str], found: list[tuple[Agent, dict[str, Any]]]) -> None:
+    """Write what was found in place of what is there of the same agents, and print the table."""
+    file, rows = RESULTS / f"{name}.csv", [{"env": agent.env_id, "folder": agent.name, **numbers} for agent, numbers in found]
     before = pd.read_csv(file, dtype=str) if file.is_file() else pd.DataFrame()
     both = pd.concat([before, pd.DataFrame(rows).map(lambda cell: cell if pd.isna(cell) else _text(cell))])
     if not both.empty:
         both = both.drop_duplicates(["env", "folder"], keep="last").sort_values(["env", "folder"], ascending=[True, False])
         both.to_csv(file, index=False)
+        print(f"\n{table(file, columns)}", flush=True)
 
 
 def _text(cell: Any) -> str:
