@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch as th
@@ -259,6 +261,16 @@ def test_what_a_training_that_is_interrupted_leaves_behind():
     assert model.policy.optimizer.param_groups[0]["lr"] == model.learning_rate
     model.learn(100, callback=SlopeSchedule(0.5, 5.0))
     assert {neuron.spike_grad.slope for neuron in model.policy.modules() if isinstance(neuron, Leaky)} == {2.0}
+
+
+def test_a_copy_gets_the_slope_of_the_settings_back_too():
+    model = DQN("SpikingPolicy", "CartPole-v1", policy_kwargs={"net_arch": [8]}, buffer_size=100)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(200, callback=[SlopeSchedule(0.5, 20), Interrupt()])
+    other = DQN("SpikingPolicy", "CartPole-v1", policy_kwargs={"net_arch": [8]}, buffer_size=100)
+    other.policy = copy.deepcopy(model.policy)
+    other.learn(50, callback=SlopeSchedule(0.5, 20))
+    assert {neuron.spike_grad.slope for neuron in other.policy.modules() if isinstance(neuron, Leaky)} == {2.0}
 
 
 def test_hindsight_replay_waits_for_an_episode():

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch as th
@@ -241,8 +239,8 @@ class SlopeSchedule(BaseCallback):
     :raises ValueError: for other numbers, or a policy without a surrogate that has a steepness
     """
 
-    # Surrogates of the settings, which neurons get back; here beyond a training that is interrupted
-    _surrogates: ClassVar[WeakKeyDictionary[Leaky, Surrogate]] = WeakKeyDictionary()
+    # Attribute of a neuron: the surrogate of its settings, which it gets back; it outlives interrupted trainings and is copied
+    _OF_SETTINGS = "spike_grad_of_settings"
 
     def __init__(self, initial: float, final: float, fraction: float = 1.0, verbose: int = 0) -> None:
         super().__init__(verbose)
@@ -257,7 +255,7 @@ class SlopeSchedule(BaseCallback):
         leaky = [module for module in self.model.policy.modules() if isinstance(module, Leaky)]
         self._neurons = [neuron for neuron in leaky if neuron.spike_grad.slope is not None]
         for neuron in self._neurons:
-            self._surrogates.setdefault(neuron, neuron.spike_grad)
+            neuron.__dict__.setdefault(self._OF_SETTINGS, neuron.spike_grad)
         if not self._neurons:
             raise ValueError(f"SlopeSchedule: no surrogate in {type(self.model.policy).__name__} has a steepness")
 
@@ -271,7 +269,7 @@ class SlopeSchedule(BaseCallback):
 
     def _on_training_end(self) -> None:
         for neuron in self._neurons:
-            neuron.spike_grad = self._surrogates.pop(neuron, neuron.spike_grad)
+            neuron.spike_grad = neuron.__dict__.pop(self._OF_SETTINGS, neuron.spike_grad)
 
     def _on_step(self) -> bool:
         return True
