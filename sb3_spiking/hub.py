@@ -197,7 +197,7 @@ def push_to_hub(
     from sb3_spiking.evaluation.comparison import evaluate, summarise
     from sb3_spiking.evaluation.episodes import PROTOCOLS, Protocol
 
-    playable(env_id)
+    env_id = playable(env_id)
     if hyperparams is None:
         hyperparams = dict(_ATARI) if ExperimentManager.is_atari(env_id) else {}
     name = EnvironmentName(env_id)

@@ -509,7 +509,7 @@ def test_what_would_not_be_loaded_is_not_saved(tmp_path):
 def test_a_space_that_is_printed_in_part_is_not_guessed():
     space = spaces.MultiDiscrete([2] * 1200)
     record = {":type:": "<class 'gymnasium.spaces.multi_discrete.MultiDiscrete'>", "nvec": str(space.nvec), "start": "[0]"}
-    with pytest.raises(ValueError, match="prints it in part"):
+    with pytest.raises(ValueError, match="prints in part"):
         space_from_sb3(record)
 
 

@@ -5,6 +5,7 @@ import copy
 import hashlib
 import importlib
 import io
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -230,7 +231,7 @@ def load_agent(
     stats_path = str(Path(log_path) / name)
     hyperparams, kwargs = read_environment(Path(stats_path), trusted)
     run = Path(log_path).name
-    folder_name = Path(folder).resolve().name  # of "." too
+    folder_name = Path(os.path.abspath(folder)).name  # of "." too; links keep their name
     label = f"{folder_name}/{run[len(name) + 1 :]}" if run.startswith(f"{name}_") else folder_name
     if trusted:
         model = _unpickle(Path(path), algo, hyperparams, device)

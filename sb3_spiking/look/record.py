@@ -111,7 +111,7 @@ def play(
     :param epsilon: probability of one
     :param notes: without anything yet
     :param on_step: called after each decision
-    :param lives: whether the environment's episodes are lives of a game, which the recording ends with
+    :param lives: whether the environment's episodes are lives: the recording goes on until the game ends
     :return: the recording; rewards are those of the environment itself where :class:`~sb3_spiking.evaluation.returns.Returns`
         says them
     """

@@ -104,7 +104,7 @@ def space_from_sb3(record: Any) -> gym.Space:
     if kind == "MultiDiscrete":
         if any("..." in str(record.get(name)) for name in ("nvec", "start")):
             raise ValueError(
-                "a MultiDiscrete space that SB3's zip prints it in part: load a zip that you trust by SB3's DQN.load; "
+                "a MultiDiscrete space that SB3's zip prints in part: load a zip that you trust by SB3's DQN.load; "
                 "the folders of sb3_spiking.save hold all of it"
             )
         nvec, start = ([int(n) for n in re.findall(r"-?\d+", str(record.get(name))[:100_000])] for name in ("nvec", "start"))
