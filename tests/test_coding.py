@@ -101,9 +101,9 @@ def test_constant_input_goes_through_the_connection_once(monkeypatch):
 
 
 def test_values_that_are_no_probabilities_are_told():
-    with pytest.warns(UserWarning, match="VecNormalize"):
+    with pytest.warns(UserWarning, match="VecNormalize"), th.no_grad():
         ENCODINGS["poisson"](th.tensor([[0.2, 1.5]]), 4, True)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), th.no_grad():
         warnings.simplefilter("error")
         ENCODINGS["poisson"](th.tensor([[0.0, 1.0, th.nan]]), 4, True)
         ENCODINGS["poisson"](th.tensor([[-2.0, 3.0]]), 4, False)

@@ -116,12 +116,13 @@ def _build(
     model.policy_kwargs = policy_kwargs
     if isinstance(model, OnPolicyAlgorithm):
         model.use_sde = data.get("use_sde") is True
-    set_numbers(model, data, COUNTERS)
+    # NumPy's numbers, of learn(np.int64(1000)), are pickles in SB3's zip
+    set_numbers(model, {name: value for name, value in data.items() if not isinstance(value, dict)}, COUNTERS)
     if env is None:
         if given:
             raise TypeError(f"{', '.join(given)}: hyperparameters are for learning, expected env=... too")
         # What only learning needs stays small
-        for name, value in (("buffer_size", 1), ("n_steps", 1), ("learning_rate", 0.0)):
+        for name, value in (("buffer_size", 1), ("n_steps", 1), ("learning_rate", 0.0), ("target_entropy", 0.0)):
             if hasattr(model, name):
                 setattr(model, name, value)
     else:

@@ -51,7 +51,6 @@ COUNTERS = {
     "_n_updates": _Number(int, 0, 2**62),
     "_n_calls": _Number(int, 0, 2**62),
     "exploration_rate": _Number(float, 0, 1),
-    "target_entropy": _Number(float, -1e6, 1e6),  # SAC's
 }
 _LEARNING_RATE = _Number(float, 0, 1e3)
 # The numbers of a linear schedule, by SB3's names
@@ -181,11 +180,7 @@ def set_numbers(model: BaseAlgorithm, data: dict[str, Any], numbers: dict[str, _
     :raises ValueError: for a number out of its range
     """
     for name, number in numbers.items():
-        if numbers is COUNTERS and isinstance(data.get(name), dict):
-            # A number of NumPy, a pickle in SB3's zip: of learn(np.int64(1000)), or TQC's entropy, which learning alone needs
-            if name == "target_entropy":
-                setattr(model, name, 0.0)
-        elif name in data and hasattr(model, name):
+        if name in data and hasattr(model, name):
             value = math.inf if data[name] == "inf" else data[name]
             if number.kind is int and isinstance(value, float) and value.is_integer():
                 value = int(value)  # of learn(1e5), which SB3 takes as it is

@@ -46,7 +46,8 @@ def poisson(observation: th.Tensor, num_steps: int, intensity: bool) -> th.Tenso
 
 
 def _check_probabilities(observation: th.Tensor) -> None:
-    if traced() or observation.is_meta or not ((observation < 0) | (observation > 1)).any():
+    # Where actions are chosen: learning sees the same observations again
+    if th.is_grad_enabled() or traced() or observation.is_meta or not ((observation < 0) | (observation > 1)).any():
         return
     warnings.warn(
         "encoding='poisson': the observation space says values from 0 to 1, which would be probabilities, and there are "
