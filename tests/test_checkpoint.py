@@ -333,6 +333,28 @@ def test_environments_that_json_does_not_hold(tmp_path):
     assert set(model.ep_info_buffer[0]) == {"r", "l", "t"}
 
 
+class Solved(FramesEnv):
+    """Every other episode is a success."""
+
+    observation_space = spaces.Box(0, 255, (2,), np.uint8)
+    episodes = 0
+
+    def frame(self):
+        return self.np_random.integers(0, 256, 2, np.uint8)
+
+    def step(self, action):
+        observation, reward, done, truncated, info = super().step(action)
+        self.episodes += done
+        return observation, reward, done, truncated, {"is_success": np.bool_(self.episodes % 2)} if done else info
+
+
+def test_successes_go_on(tmp_path):
+    DQN("MlpPolicy", Solved(), buffer_size=100).learn(35, callback=Checkpoint(28, folder=tmp_path))
+    model = DQN("MlpPolicy", Solved(), buffer_size=100)
+    restore(model, tmp_path, Checkpoint(28))
+    assert list(model.ep_success_buffer) == [True, False, True, False, True]
+
+
 @pytest.mark.parametrize("steps", [np.int64(200), np.float32(200)])
 def test_numbers_of_numpy(tmp_path, steps):
     DQN("MlpPolicy", "CartPole-v1", buffer_size=100).learn(steps, callback=Checkpoint(50, folder=tmp_path))

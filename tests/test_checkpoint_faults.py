@@ -138,6 +138,7 @@ CHANGES = {
     "a monitor elsewhere": (lambda m: m.update(monitors={"../0.monitor.csv": 3}), "a file in another folder"),
     "no random states": (lambda manifest: manifest.update(random={}), "damaged, or of another training"),
     "an episode in words": (lambda manifest: manifest.update(episodes=["x"]), "damaged"),
+    "successes in words": (lambda manifest: manifest.update(successes="x"), "successes: 'x'"),
 }
 
 

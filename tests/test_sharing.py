@@ -20,7 +20,7 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 import sb3_spiking
-from sb3_spiking import AgentError, FrameStackReplayBuffer, ReluExtractor, SpikingPolicy
+from sb3_spiking import AgentError, FrameStackReplayBuffer, ReluExtractor, SpikingMLP, SpikingPolicy
 from sb3_spiking.sharing.spaces import space_from_json, space_from_sb3, space_to_json
 
 SPACES = [
@@ -176,6 +176,13 @@ def test_every_kind_of_agent(small, folder, tmp_path):
         loaded.q_net_target(loaded.policy.obs_to_tensor(observation)[0]),
         model.q_net_target(model.policy.obs_to_tensor(observation)[0]),
     )
+
+
+def test_classes_among_the_arguments_of_arguments_are_pickles(tmp_path):
+    kwargs = {"features_extractor_class": ReluExtractor, "features_extractor_kwargs": {"like": SpikingMLP}, "net_arch": []}
+    DQN("MlpPolicy", "CartPole-v1", policy_kwargs=kwargs).save(tmp_path / "agent.zip")
+    with pytest.raises(AgentError, match=r"policy_kwargs\['features_extractor_kwargs'\] holds an object"):
+        sb3_spiking.load(tmp_path / "agent.zip")
 
 
 def test_an_agent_that_was_loaded_to_act_is_saved_as_it_was(tmp_path):

@@ -301,6 +301,16 @@ def test_scores_are_of_the_environment_of_the_training(tmp_path, in_process, mon
     assert pd.read_csv(tmp_path / "results/small/random.csv")["mean"].tolist() == [3]
 
 
+def test_episodes_that_end_outside_of_monitor_are_no_scores(tmp_path, monkeypatch, capsys):
+    limit = {"gymnasium.wrappers.TimeLimit": {"max_episode_steps": 3}}
+    relu = {"hyperparams": {**RELU["hyperparams"], "env_wrapper": [limit]}}
+    write_list(tmp_path, steps=300, arguments="--eval-freq -1", methods={"relu": relu})  # RL Zoo's evaluations would wait
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        commands.main(["sweep", "small.yml"])
+    assert "AgentError: CartPole-v1: an episode ended that Monitor saw no end of" in capsys.readouterr().err
+
+
 def test_a_training_that_was_stopped_does_not_go_on_with_another_list(tmp_path, monkeypatch):
     def task(threads=1, **changes):
         sweep = Sweep(TrainingList(write_list(tmp_path, **changes), tmp_path / "results", threads), tmp_path / "logs")

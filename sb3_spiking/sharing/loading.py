@@ -172,6 +172,12 @@ def _policy_kwargs(written: Any) -> dict[str, Any]:
     entries = {name: value for name, value in written.items() if name not in (":type:", ":serialized:")}
     if _longest(entries) > MAX_LAYERS:
         raise ValueError(f"policy_kwargs with a list of more than {MAX_LAYERS} entries, such as layers")
+    for name, value in entries.items():
+        if isinstance(value, str) and value.startswith("{"):  # a dict that SB3 could not write as JSON
+            raise ValueError(
+                f"policy_kwargs['{name}'] holds an object, which the zip has as a pickle alone: load a zip that you trust by "
+                "SB3's DQN.load"
+            )
     return {name: _class(value) for name, value in entries.items()}
 
 

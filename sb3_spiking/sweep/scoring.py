@@ -21,6 +21,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from sb3_spiking.errors import AgentError
 from sb3_spiking.evaluation.agents import Agent, import_packages
 from sb3_spiking.files import replace_file
 from sb3_spiking.sharing.zoo_files import read_environment
@@ -87,6 +88,8 @@ def play(env: str, model: Any, folder: Path, env_kwargs: dict[str, Any], episode
     :param env_kwargs: arguments of the environment
     :param episodes: whole games in Atari
     :return: their scores
+    :raises AgentError: if an episode ends behind Monitor's back, which is no episode for RL Zoo's evaluations either: they
+        would wait for ever
     """
     hyperparams, _ = read_environment(folder, trusted=True)  # of a training of one's own
     player = Agent(env, "", env, model, folder, hyperparams, str(folder), env_kwargs)
@@ -95,7 +98,15 @@ def play(env: str, model: Any, folder: Path, env_kwargs: dict[str, Any], episode
     if model is None:
         model = _Random(environments.action_space)
     deterministic = not player.is_stochastic
-    scores, _ = evaluate_policy(model, environments, episodes, deterministic, return_episode_rewards=True)
+
+    def check(step: dict[str, Any], _: dict[str, Any]) -> None:
+        if step["done"] and "episode" not in step["info"]:
+            raise AgentError(
+                f"{env}: an episode ended that Monitor saw no end of, by a wrapper outside of it: end episodes by arguments "
+                "of the environment, env_kwargs: {max_episode_steps: ...}"
+            )
+
+    scores, _ = evaluate_policy(model, environments, episodes, deterministic, callback=check, return_episode_rewards=True)
     assert isinstance(scores, list)
     return scores
 

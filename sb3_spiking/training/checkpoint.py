@@ -189,6 +189,7 @@ class Checkpoint(BaseCallback):
             "numbers": {name: getattr(model, name) for name in NUMBERS if hasattr(model, name)},
             # What SB3 reads of them; Monitor's info_keywords may be anything
             "episodes": [{name: episode[name] for name in "rlt"} for episode in model.ep_info_buffer or ()],
+            "successes": [bool(success) for success in model.ep_success_buffer or ()],
             "random": {
                 "python": random.getstate(),
                 "numpy": _generator_state(np.random.get_state(legacy=False)),
@@ -279,7 +280,7 @@ def restore(model: BaseAlgorithm, folder: str | Path, checkpoint: Checkpoint) ->
         _restore_environment(model, manifest)
         # What the next learn() leaves alone
         model.ep_info_buffer = deque(manifest["episodes"], maxlen=model._stats_window_size)
-        model.ep_success_buffer = deque(maxlen=model._stats_window_size)
+        model.ep_success_buffer = deque(manifest.get("successes", ()), maxlen=model._stats_window_size)
         _set_random(model, manifest["random"])
     except AgentError:
         raise

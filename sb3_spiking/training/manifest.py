@@ -78,6 +78,9 @@ def _check(manifest: dict[str, Any]) -> None:
         numbers = isinstance(episode["r"], (int, float)) and all(_is_number(episode[name]) for name in "lt")
         if not numbers or not all(isinstance(name, str) for name in episode):  # a return may be infinite
             raise ValueError(f"episodes: {_short(episode)}")
+    successes = manifest.get("successes", [])  # earlier checkpoints do not say
+    if not isinstance(successes, list) or not all(isinstance(success, bool) for success in successes):
+        raise ValueError(f"successes: {_short(successes)}")
     for callback in manifest["callbacks"]:
         rewards = [callback[name] for name in ("best_mean_reward", "last_mean_reward") if name in callback]
         plain = isinstance(callback["type"], str) and all(isinstance(reward, (int, float)) for reward in rewards)
