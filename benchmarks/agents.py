@@ -63,8 +63,8 @@ hyperparameters, {episodes} episodes each under the protocol of Liu et al. 2022 
 {max_steps:,} decisions). Of several seeds it is one with a good score. Those of MinAtar are
 of [results' first table](docs/results.md#minatar-after-a-million-steps): the best of three spiking seeds (2 to 4) and
 of two of ReLU (3, 4).
-The agents of classic control were trained with T = 8; the hyperparameters of today have T = 4. Breakout at full size has no
-ReLU agent here.
+The agents of classic control were trained with T = 8; the hyperparameters of today have T = 4. Breakout's ReLU
+agent had a million steps, the spiking one two million.
 `n_timesteps`: steps of the environment after which the agent was saved, at its best evaluation.
 Firing rates, spikes and energy are those of greedy decisions, energy as in [evaluation](docs/evaluation.md). Each
 folder has the command of its training and the evaluations during it. They play with RL Zoo's `enjoy` from a clone:
