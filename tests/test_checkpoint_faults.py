@@ -79,6 +79,9 @@ def test_wrong_use(tmp_path):
     normalised = VecNormalize(make_vec_env("CartPole-v1"))
     with pytest.raises(ValueError, match="VecNormalize"):
         DQN("MlpPolicy", normalised).learn(10, callback=Checkpoint(folder=tmp_path / "a"))
+    strict = make_vec_env("CartPole-v1", monitor_kwargs={"allow_early_resets": False})
+    with pytest.raises(ValueError, match=r"Monitor\(allow_early_resets=False\)"):
+        DQN("MlpPolicy", strict).learn(10, callback=Checkpoint(folder=tmp_path / "e"))
     optimized = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
     with pytest.raises(ValueError, match="optimize_memory_usage"):
         make_agent(**optimized).learn(10, callback=Checkpoint(50, tmp_path / "b"))

@@ -23,6 +23,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, EventCallback
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -233,6 +234,12 @@ def _check_model(model: BaseAlgorithm) -> None:
     """
     if model.get_vec_normalize_env() is not None:
         raise ValueError("Checkpoint: the statistics of VecNormalize are not saved; expected an environment without it")
+    assert model.env is not None
+    if all(model.env.env_is_wrapped(Monitor)) and not all(model.env.get_attr("allow_early_resets")):
+        raise ValueError(
+            "Checkpoint: Monitor(allow_early_resets=False): a training that goes on leaves the episode that it was in; "
+            "expected allow_early_resets=True"
+        )
     if model._get_torch_save_params() != (["policy", "policy.optimizer"], []):
         raise ValueError(
             f"Checkpoint: {type(model).__name__} has more to save than a policy and its optimizer; expected DQN, PPO or A2C"
