@@ -32,7 +32,7 @@ from sb3_spiking.export.fixed_point import (
 )
 from sb3_spiking.export.network import Network, Stage, is_binary, network_of
 from sb3_spiking.export.sinabs_layers import run_sinabs, sinabs_network
-from sb3_spiking.snn import Leaky
+from sb3_spiking.snn.layers import SpikingLayer
 
 ROOT = Path(__file__).parents[1]
 IF = {"beta": 1.0, "reset_mechanism": "subtract"}
@@ -130,6 +130,7 @@ def test_the_units_that_it_names_fit():
             stage((4, 10, 10), (16, 8, 8), 3, beta=0.5),
             "beta=0.5: neurons of a chip do not leak in proportion; train with beta=1",
         ),
+        (stage((4, 10, 10), (16, 8, 8), 3, threshold=0.0), "a threshold of 0: train without learn_threshold"),
         (stage((4, 10, 10), (16, 8, 8), 3, fires=False), "membranes are read"),
         (stage((4, 10, 10), (16, 8, 8), 3, reset_delay=False), "train with reset_mechanism='subtract', reset_delay=True"),
         # 64 x 64 neurons are 4 Ki a map, a core has 64 Ki of them and then 16 Ki weights
@@ -216,11 +217,17 @@ def test_numbers_are_no_events():
 
 
 def test_a_threshold_that_was_learned_down_to_zero_has_no_whole_number():
-    model = grid_agent(learn_threshold=True)
+    model = grid_agent(learn_threshold=True, input_scale=1.0)
     assert can_be_rounded(network_of(model))
+    # The largest weight is 127 steps: a step or half a step of it, which rounds to one and to none, and nothing at all
+    layer = next(each for each in model.q_net.modules() if isinstance(each, SpikingLayer))
     with th.no_grad():
-        next(each for each in model.q_net.modules() if isinstance(each, Leaky)).threshold.fill_(0.0)
-    assert not can_be_rounded(network_of(model))
+        layer.connection.weight.clamp_(-1, 1)[0, 0, 0, 0] = 1.0
+        layer.connection.bias.zero_()
+    for threshold, goes in [(0.6 / 127, True), (0.4 / 127, False), (0.0, False)]:
+        with th.no_grad():
+            layer.neuron.threshold.fill_(threshold)
+        assert can_be_rounded(network_of(model)) == goes
 
 
 # Weights of 8 bits and membranes of 16

@@ -88,6 +88,15 @@ def test_only_a_spiking_dqn_is_taken(target):
     assert refusal(target, small_agent(encoding="poisson")).endswith("train with encoding='direct'")
 
 
+def test_a_part_of_an_observation_that_is_called_as_the_output():
+    class Env(gym.Env):
+        observation_space = gym.spaces.Dict({"values": gym.spaces.Box(-1, 1, (3,))})
+        action_space = gym.spaces.Discrete(2)
+
+    model = make_model((Env, {"net_arch": [8]}))
+    assert refusal("onnx", model).endswith("train with another name")
+
+
 @pytest.mark.parametrize("target", ["nir", "sinabs"])
 def test_what_is_more_than_layers_is_onnx_alone(target):
     assert refusal(target, small_agent(normalization="potential")).endswith("train with normalization=None")
@@ -141,6 +150,33 @@ def test_what_nir_says_plays_again(observations, readout, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
         assert np.ptp(ours, axis=0).max() > 0
         np.testing.assert_array_equal(model.predict(seen, deterministic=True)[0], again.predict(seen, deterministic=True)[0])
+
+
+class Bits(gym.Env):
+    observation_space, action_space = gym.spaces.MultiBinary(6), gym.spaces.Discrete(2)
+
+
+@pytest.mark.parametrize(
+    ("env", "settings"),
+    [
+        (ENVIRONMENTS["image"][0], {"net_arch": [8], "features_extractor_class": SpikingMLP}),
+        (
+            ENVIRONMENTS["grid"][0],
+            {"conv_layers": [], "layout": "hwc", "features_dim": 8, "features_extractor_class": sb3_spiking.SpikingNatureCNN},
+        ),
+        (Bits, {"net_arch": [8, 4], "layout": "hwc"}),
+    ],
+    ids=["dense on images", "no convolutions", "layout of a vector"],
+)
+@pytest.mark.filterwarnings("ignore:.*layout")
+def test_what_nir_says_of_a_body_of_ones_own_plays_again(env, settings, tmp_path):
+    pytest.importorskip("nir", reason=EXTRA)
+    model = make_model((env, {**LIF, "num_steps": 5, "input_scale": 8.0, **settings}))
+    write_nir(network_of(model), tmp_path / "agent.nir")
+    again, seen = from_nir(tmp_path / "agent.nir"), seen_by(model)
+    ours, theirs = (values_of(each.policy)(seen) for each in (model, again))
+    np.testing.assert_array_equal(ours, theirs)
+    assert np.ptp(ours, axis=0).max() > 0
 
 
 def test_what_the_graph_says_counts(tmp_path):

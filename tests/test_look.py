@@ -12,6 +12,7 @@ from small_agents import ENVIRONMENTS, TRAINING, make_model
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_spiking.minatar  # noqa: F401  (registers its games)
@@ -121,7 +122,7 @@ def test_what_is_recorded_is_snntorch_and_what_the_agent_acts_on(kind, name):
         weight, bias = (th.as_tensor(layer.arrays[each]) for each in ("weight", "bias"))
         flat = window.flatten(0, 1)
         if weight.dim() == 4:
-            currents = th.nn.functional.conv2d(flat, weight, bias, layer.stride)
+            currents = th.nn.functional.conv2d(flat, weight, bias, **layer.convolution)
         else:
             currents = th.nn.functional.linear(flat.flatten(1), weight, bias)
         if "scale" in layer.arrays:
@@ -176,6 +177,58 @@ def test_what_is_recorded_is_snntorch_and_what_the_agent_acts_on(kind, name):
         assert different.mean() < 1e-3 if settings.num_steps > 8 else not different.any()
 
 
+@pytest.mark.parametrize("head", [[], [8]], ids=["rates", "units behind"])
+@pytest.mark.parametrize("delay", [True, False])
+@pytest.mark.parametrize("policy", [SpikingPolicy, "MlpPolicy"])
+def test_the_readout_of_a_body_of_one_layer(policy, delay, head):
+    settings = {"net_arch": [16], "num_steps": 4, "input_scale": 8.0, "layer_delay": delay}
+    if policy == "MlpPolicy":
+        settings = {"features_extractor_class": SpikingMLP, "features_extractor_kwargs": settings, "net_arch": head}
+    elif head:
+        pytest.skip("SpikingPolicy has no units behind its spikes")
+    model = DQN(policy, "CartPole-v1", policy_kwargs=settings, seed=0, **TRAINING)
+    recording = record(model, "CartPole-v1", decisions=5)
+    last, readout = recording.layers[-1], recording.readout
+    assert readout["delay"] == (delay and not head)
+    rates = last.activations if head else last.spikes[:, : 4 - readout["delay"]].sum(axis=1) / 4
+    np.testing.assert_allclose(rates @ readout["weight"].T + readout["bias"], recording.q_values, atol=1e-5)
+
+
+def test_some_layers():
+    model = make_model(ENVIRONMENTS["vector"])
+    first, second = "features_extractor.dense.0", "features_extractor.dense.1"
+    assert record(model, "CartPole-v1", decisions=2, layers=[first]).readout == {}
+    assert record(model, "CartPole-v1", decisions=2, layers=[second]).readout["weight"].shape == (2, 16)
+    with pytest.raises(AgentError, match=f"membranes: '{second}' is not among the layers that are recorded, {first}"):
+        record(model, "CartPole-v1", decisions=2, layers=[first], membranes=[second])
+
+
+class Shared(BaseFeaturesExtractor):
+    """The same layer for an observation and its negative."""
+
+    def __init__(self, space):
+        super().__init__(space, 16)
+        self.units = th.nn.Sequential(th.nn.Linear(4, 8), th.nn.ReLU())
+
+    def forward(self, observations):
+        return th.cat([self.units(observations), self.units(-observations)], dim=1)
+
+
+def test_a_layer_that_runs_twice_is_recorded_twice(tmp_path):
+    model = DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"features_extractor_class": Shared, "net_arch": []}, **TRAINING)
+    record(model, "CartPole-v1", decisions=3).save(tmp_path / "recording.npz")
+    recording = Recording.load(tmp_path / "recording.npz")
+    one, two = recording.layers
+    assert [layer.name for layer in recording.layers] == [one.name, f"{one.name} (2)"]
+    weight, bias = one.arrays["weight"], one.arrays["bias"]
+    for layer, sign in ((one, 1), (two, -1)):
+        currents = sign * recording.observations[""] @ weight.T + bias
+        np.testing.assert_allclose(layer.activations, np.maximum(currents, 0), atol=1e-5)
+    # 2 x 4 x 8 connections, and 16 x 2 of the output
+    np.testing.assert_allclose(one.arrays["picojoules"] + two.arrays["picojoules"], 64 * 4.6)
+    np.testing.assert_allclose(recording.picojoules, 96 * 4.6)
+
+
 def test_sources_follow_the_network():
     _, recording = recorded("dict", "default")
     names = [layer.name.removeprefix("features_extractor.") for layer in recording.layers]
@@ -204,7 +257,7 @@ def test_relu_networks_have_activations(kind):
         weight, bias = (th.as_tensor(layer.arrays[each]) for each in ("weight", "bias"))
         flat = window[:, 0]
         if weight.dim() == 4:
-            currents = th.nn.functional.conv2d(flat, weight, bias, layer.stride)
+            currents = th.nn.functional.conv2d(flat, weight, bias, **layer.convolution)
         else:
             currents = th.nn.functional.linear(flat.flatten(1), weight, bias)
         np.testing.assert_allclose(layer.activations, currents.relu().numpy(), atol=1e-5)

@@ -6,12 +6,14 @@ import torch as th
 from browser import CHROMIUM, Browser
 from small_agents import ENVIRONMENTS, make_model
 from stable_baselines3 import DQN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from test_trained_agents import FOLDER, RELU, ZIPS
+from torch import nn
 
 import sb3_spiking.minatar  # noqa: F401  (registers its games)
 from sb3_spiking import SpikingPolicy, record
 from sb3_spiking.evaluation.agents import load_agent
-from sb3_spiking.look.page import page, write_page
+from sb3_spiking.look.page import _agent, _Blobs, page, write_page
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (Debian: apt-get install chromium)")
 
@@ -33,7 +35,27 @@ def small(kind, **settings):
     return record(model, make(), 6, membranes="all")
 
 
+class Padded(BaseFeaturesExtractor):
+    """Convolutions of every geometry."""
+
+    def __init__(self, space):
+        super().__init__(space, 2 * 3 * 4)
+        one = nn.Conv2d(4, 4, 3, padding=1, groups=2)
+        two = nn.Conv2d(4, 2, (3, 2), stride=(4, 3), dilation=2, padding=(2, 1))
+        self.layers = nn.Sequential(one, nn.ReLU(), two, nn.ReLU(), nn.Flatten())
+
+    def forward(self, observations):
+        return self.layers(observations.permute(0, 3, 1, 2))
+
+
+def padded():
+    kwargs = {"features_extractor_class": Padded, "net_arch": []}
+    env = ENVIRONMENTS["grid"][0]
+    return record(DQN("MlpPolicy", env(), policy_kwargs=kwargs, seed=0), env(), 6)
+
+
 PAGES = {
+    "padded": lambda: [padded()],
     "side by side": lambda: [of_repository(RELU, "CartPole-v1"), of_repository(FOLDER, "CartPole-v1", DECISIONS - 4)],
     "minatar": lambda: [of_repository(FOLDER, "MinAtar/Breakout-v1")],
     "pong": lambda: [of_repository(FOLDER, "PongNoFrameskip-v4")],
@@ -134,6 +156,26 @@ def test_membranes_and_spikes_are_those_of_the_recording(opened, pages, name):
                 )
                 real = layer.spikes.reshape(recording.decisions, layer.steps, -1)[decisions][..., neurons].swapaxes(1, 2)
                 np.testing.assert_array_equal(spikes.reshape(real.shape), real)
+
+
+def test_what_drives_a_neuron_adds_up(opened, pages):
+    browser = opened("padded")
+    (recording,) = pages("padded")[0]
+    for place, layer in enumerate(recording.layers):
+        asked = """(async () => { const { given } = await contributions(layer, n, d);
+          return given.reduce((one, other) => one + other, (await layer.weights()).bias[%s]); })()"""
+        channel = f"Math.floor(n / {np.prod(layer.shape[1:])})"
+        shown = np.array(browser.ask(_WINDOW % (0, place, f"await {asked % channel}")))
+        decisions, neurons = _some(recording, layer)
+        real = layer.activations.reshape(recording.decisions, -1)[np.ix_(decisions, neurons)]
+        np.testing.assert_allclose(np.maximum(shown.reshape(real.shape), 0), real, atol=1e-4)
+
+
+def test_fields_of_padded_convolutions():
+    # Three pixels from the one before on; the second layer's rows and columns differ
+    one, two = _agent(padded(), _Blobs())["layers"]
+    assert one["field"] == {"size": 3, "jump": 1, "start": -1, "root": 0}
+    assert two["field"] is None
 
 
 # Decisions and neurons from everywhere

@@ -5,6 +5,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import PPO
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.dqn.policies import CnnPolicy, MlpPolicy
 from torch import nn
 
@@ -32,6 +33,41 @@ def test_a_relu_network_multiplies_once_for_each_connection():
     assert lists(second)[0] == [6.0] * 5
     assert (first.neurons, first.parameters, second.neurons, second.parameters) == (3, 15, 2, 8)
     assert first.picojoules(ENERGIES["45nm-float32"]).tolist() == pytest.approx([12 * 4.6] * 5)
+
+
+class Shared(BaseFeaturesExtractor):
+    """The same layer for an observation and its negative, one after another or in one batch."""
+
+    def __init__(self, space, at_once):
+        super().__init__(space, 6)
+        self.units, self.at_once = nn.Linear(4, 3), at_once
+
+    def forward(self, observations):
+        if self.at_once:
+            return th.cat(self.units(th.cat([observations, -observations])).chunk(2), dim=1)
+        return th.cat([self.units(observations), self.units(-observations)], dim=1)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_layer_that_runs_twice_counts_twice(at_once):
+    kwargs = {"features_extractor_class": Shared, "features_extractor_kwargs": {"at_once": at_once}}
+    policy = MlpPolicy(VECTOR, spaces.Discrete(2), lambda _: 0.0, net_arch=[], **kwargs)
+    first, second = counted(policy, th.zeros(5, 4))
+    assert lists(first) == [[24.0] * 5, [0.0] * 5, [0.0] * 5, [0.0] * 5]
+    assert lists(second)[0] == [12.0] * 5
+
+
+def test_a_spiking_layer_that_runs_twice_counts_the_spikes_of_each():
+    class Twice(SpikingMLP):
+        def window(self, observations):
+            return super().window(observations) + super().window(0 * observations)
+
+    policy = spiking_policy(([1.0, 0.0], [1.0, 0.0, 1.0]), features_extractor_class=Twice)
+    first, second, readout = counted(policy, th.zeros(3, 4))
+    once = counted(spiking_policy(([1.0, 0.0], [1.0, 0.0, 1.0])), th.zeros(3, 4))
+    for layer, single in zip((first, second, readout), once, strict=True):
+        assert layer.accumulates.tolist() == (2 * single.accumulates).tolist()
+        assert layer.spikes.tolist() == (2 * single.spikes).tolist()
 
 
 def test_the_network_of_dqn():

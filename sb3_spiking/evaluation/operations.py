@@ -87,6 +87,9 @@ def _access(numbers: int, bits: int) -> float:
     return next(picojoules for limit, picojoules in MEMORIES if size <= limit) * bits / 64
 
 
+_COUNTS = ("multiply_accumulates", "accumulates", "updates", "spikes")
+
+
 @dataclass
 class LayerOperations:
     """
@@ -114,10 +117,18 @@ class LayerOperations:
     spikes: th.Tensor
 
     def followed_by(self, other: Self) -> Self:
-        """The same layer for more decisions."""
-        names = ("multiply_accumulates", "accumulates", "updates", "spikes")
-        both: dict[str, Any] = {name: th.cat([getattr(self, name), getattr(other, name)]) for name in names}
+        """The same layer, which ran once more."""
+        both: dict[str, Any] = {name: th.cat([getattr(self, name), getattr(other, name)]) for name in _COUNTS}
         return replace(self, **both)
+
+    def of_decisions(self, decisions: int) -> Self:
+        """
+        :param decisions: of a batch
+        :return: the sums over all runs of a layer with that batch, and over batches that lie behind one another in a run
+        """
+        if len(self.updates) == decisions:
+            return self
+        return replace(self, **{name: getattr(self, name).reshape(-1, decisions).sum(dim=0) for name in _COUNTS})
 
     def picojoules(self, energy: Energy) -> th.Tensor:
         """
@@ -160,8 +171,9 @@ class OperationCounter:
 
     @property
     def layers(self) -> list[LayerOperations]:
-        """The layers since the last :meth:`clear`, in the order in which they ran."""
-        return list(self._layers.values())
+        """The layers since the last :meth:`clear`, in the order in which they ran; the last one has run once a decision."""
+        layers = list(self._layers.values())
+        return [layer.of_decisions(len(layers[-1].updates)) for layer in layers]
 
     def clear(self) -> None:
         """Forget what was counted."""
@@ -200,7 +212,7 @@ class OperationCounter:
         def hook(module: nn.Module, inputs: Any, output: th.Tensor) -> None:
             with th.no_grad():
                 layer = count(name, module, inputs[0], output)
-            earlier = self._layers.get(name)  # a layer may see the batch in parts
+            earlier = self._layers.get(name)
             self._layers[name] = layer if earlier is None else earlier.followed_by(layer)
 
         self._handles.append(module.register_forward_hook(hook))
@@ -254,10 +266,10 @@ class OperationCounter:
         self, name: str, linear: nn.Module, _: Any, values: th.Tensor, network: SpikingQNetwork
     ) -> LayerOperations:
         # Its input are the spikes of the last layer before it
-        spikes = self.layers[-1].spikes
+        steps, (samples, actions) = network.settings.num_steps, values.shape[-2:]
+        spikes = self.layers[-1].of_decisions(samples).spikes
         if network.settings.layer_delay:
             spikes = spikes - self._last_step
-        steps, (samples, actions) = network.settings.num_steps, values.shape[-2:]
         nothing = th.zeros(samples, dtype=th.float64)
         updates, decays = nothing, False
         if network.output_neuron is not None:

@@ -95,8 +95,10 @@ class ChipLayer(nn.Module):
 
 def can_be_rounded(network: Network) -> bool:
     """Whether :func:`on_chip` takes an agent: events, and neurons that a chip has, whatever the size of the layers."""
-    neurons = all(stage.fires and stage.beta == 1 and stage.resets_at_once and stage.threshold > 0 for stage in network.stages)
-    return neurons and network.has_events and not network.settings.layer_delay
+    neurons = all(stage.fires and stage.beta == 1 and stage.resets_at_once for stage in network.stages)
+    # Beside much larger weights a threshold becomes 0, at which a neuron fires from rest
+    thresholds = all(stage.threshold > 0 and round(stage.threshold * scale_of(stage)) > 0 for stage in network.stages)
+    return neurons and thresholds and network.has_events and not network.settings.layer_delay
 
 
 def on_chip(network: Network) -> DQN:

@@ -24,10 +24,11 @@ from sb3_spiking.errors import AgentError, one_line
 from sb3_spiking.export.network import Network, Stage, reduction
 from sb3_spiking.export.packages import needed
 from sb3_spiking.export.record import record_of, write_record
+from sb3_spiking.extractors import SpikingExtractor, SpikingNatureCNN, choose_extractor
 from sb3_spiking.files import draft_of
 from sb3_spiking.policies import SpikingPolicy
 from sb3_spiking.sharing.archive import AgentRecord, read_json
-from sb3_spiking.sharing.loading import build
+from sb3_spiking.sharing.loading import build, read_policy_kwargs
 from sb3_spiking.sharing.saving import FORMAT
 from sb3_spiking.sharing.spaces import space_from_json
 
@@ -153,8 +154,9 @@ def from_nir(path: str | Path, device: th.device | str = "auto") -> DQN:
     try:
         graph = nir.read(path)
         layers = _layers(nir, graph)
-        data = {**record, "format": FORMAT, "settings": _settings(nir, record, layers)}
-        parameters = _parameters(data, layers)
+        body = _body(record, any(isinstance(connection, nir.Conv2d) for connection, _ in layers))
+        data = {**record, "format": FORMAT, "settings": _settings(nir, record, layers, body)}
+        parameters = _parameters(data, layers, body)
     except Exception as error:  # whatever HDF5, nir and spaces say of what they do not take
         raise AgentError(f"{path}: no graph of an agent: {one_line(error)}") from error
     model = build(DQN, AgentRecord(path, data, parameters, None), device=device)
@@ -189,7 +191,15 @@ def _one(values: Any, name: str) -> float:
     return float(numbers[0])
 
 
-def _settings(nir: Any, record: dict[str, Any], layers: list[tuple[Any, Any]]) -> dict[str, Any]:
+def _body(record: dict[str, Any], has_convolutions: bool) -> type[SpikingExtractor]:
+    """That of the agent: the one it was given, or the one that SpikingPolicy chooses."""
+    kwargs = read_policy_kwargs(record.get("policy_kwargs", {}))
+    given = kwargs.get("features_extractor_class")
+    is_normalized = not kwargs.get("normalize_images", True)
+    return given or choose_extractor(space_from_json(record.get("observation_space")), is_normalized, has_convolutions)
+
+
+def _settings(nir: Any, record: dict[str, Any], layers: list[tuple[Any, Any]], body: type[SpikingExtractor]) -> dict[str, Any]:
     """The settings of the record, with what the graph says in place of them."""
     settings = {**record.get("settings", {}), "num_steps": record.get("num_steps"), "layer_delay": False, "preset": None}
     settings |= {"reset_mechanism": "zero", "reset_delay": True, "learn_beta": False, "learn_threshold": False}
@@ -212,7 +222,7 @@ def _settings(nir: Any, record: dict[str, Any], layers: list[tuple[Any, Any]]) -
     settings["conv_layers"] = [
         [each.weight.shape[0], each.weight.shape[2], int(np.ravel(each.stride)[0])] for each in convolutions
     ]
-    if convolutions or settings.get("layout"):
+    if issubclass(body, SpikingNatureCNN):
         settings |= {"features_dim": units[0], "net_arch": units[1:]}
     else:
         settings["net_arch"] = units
@@ -220,12 +230,13 @@ def _settings(nir: Any, record: dict[str, Any], layers: list[tuple[Any, Any]]) -
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _parameters(data: dict[str, Any], layers: list[tuple[Any, Any]]) -> dict[str, Any]:
+def _parameters(data: dict[str, Any], layers: list[tuple[Any, Any]], body: type[SpikingExtractor]) -> dict[str, Any]:
     """What a policy's state is with the weights of the graph."""
     observations, actions = (space_from_json(data.get(name)) for name in ("observation_space", "action_space"))
     assert isinstance(actions, spaces.Discrete)
     normalize = bool(data.get("policy_kwargs", {}).get("normalize_images", True))
-    policy = SpikingPolicy(observations, actions, lambda _: 0.0, normalize_images=normalize, **data["settings"])
+    given: dict[str, Any] = {"features_extractor_class": body, "normalize_images": normalize, **data["settings"]}
+    policy = SpikingPolicy(observations, actions, lambda _: 0.0, **given)
     for network in (policy.q_net, policy.q_net_target):
         connections: list[Any] = [each for each in network.modules() if isinstance(each, (nn.Conv2d, nn.Linear))]
         with th.no_grad():

@@ -12,10 +12,13 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
+from sb3_spiking.errors import AgentError
 from sb3_spiking.export.network import check_spiking
 from sb3_spiking.export.packages import needed
 from sb3_spiking.export.record import write_record
 from sb3_spiking.files import draft_of
+
+_VALUES = "values"  # the output
 
 
 class _Window(nn.Module):
@@ -39,6 +42,16 @@ def names_of(model: BaseAlgorithm) -> list[str]:
     return list(space.spaces) if isinstance(space, spaces.Dict) else ["observation"]
 
 
+def check_onnx(model: BaseAlgorithm) -> None:
+    """
+    :param model: an agent
+    :raises AgentError: for another than a spiking DQN, or one whose inputs cannot have their names
+    """
+    check_spiking(model)
+    if _VALUES in names_of(model):
+        raise AgentError(f"a part of the observation is called {_VALUES!r}, as the graph's output; train with another name")
+
+
 def write_onnx(model: BaseAlgorithm, path: Path) -> None:
     """
     :param model: a spiking DQN
@@ -46,7 +59,7 @@ def write_onnx(model: BaseAlgorithm, path: Path) -> None:
         channels first), and ``values``, shape (B, A)
     :raises AgentError: for another agent
     """
-    check_spiking(model)
+    check_onnx(model)
     assert isinstance(model, DQN)
     needed("onnx")
     observations = {name: np.asarray(space.sample())[None] for name, space in _spaces(model).items()}
@@ -60,8 +73,8 @@ def write_onnx(model: BaseAlgorithm, path: Path) -> None:
                 tensors,
                 str(draft),
                 input_names=names,
-                output_names=["values"],
-                dynamic_axes={name: {0: "batch"} for name in (*names, "values")},
+                output_names=[_VALUES],
+                dynamic_axes={name: {0: "batch"} for name in (*names, _VALUES)},
                 dynamo=False,
             )
         write_record(path, model, inputs=names)
@@ -92,4 +105,4 @@ class OnnxAgent:
         """
         inputs = [each.name for each in self._session.get_inputs()]
         parts = observations if isinstance(observations, dict) else {inputs[0]: observations}
-        return self._session.run(["values"], {name: np.ascontiguousarray(parts[name]) for name in inputs})[0]
+        return self._session.run([_VALUES], {name: np.ascontiguousarray(parts[name]) for name in inputs})[0]

@@ -9,9 +9,9 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_spiking.export.comparison import Values, values_of
-from sb3_spiking.export.network import check_spiking, network_of
+from sb3_spiking.export.network import network_of
 from sb3_spiking.export.nir_graph import check_nir, from_nir, write_nir
-from sb3_spiking.export.onnx_window import OnnxAgent, write_onnx
+from sb3_spiking.export.onnx_window import OnnxAgent, check_onnx, write_onnx
 from sb3_spiking.export.sinabs_layers import check_sinabs, run_sinabs, write_sinabs
 
 
@@ -76,5 +76,5 @@ def _onnx(model: BaseAlgorithm, path: Path, approximate: bool) -> Exported:
 TARGETS = {
     "nir": Target("agent.nir", lambda model, approximate: check_nir(network_of(model), approximate), _nir),
     "sinabs": Target("agent.pt", lambda model, approximate: check_sinabs(network_of(model)), _sinabs),
-    "onnx": Target("agent.onnx", lambda model, approximate: check_spiking(model), _onnx),
+    "onnx": Target("agent.onnx", lambda model, approximate: check_onnx(model), _onnx),
 }

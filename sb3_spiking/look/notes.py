@@ -12,6 +12,7 @@ from torch import nn
 
 from sb3_spiking.errors import AgentError
 from sb3_spiking.evaluation.operations import ENERGIES, Energy, LayerOperations, OperationCounter
+from sb3_spiking.extractors import SpikingExtractor
 from sb3_spiking.look import screen
 from sb3_spiking.look.recorder import Recorder, Seen, source
 from sb3_spiking.look.recording import Layer, Recording, pack, unpack
@@ -43,7 +44,7 @@ class Notes:
         energy: Energy = ENERGIES["45nm-float32"],
     ) -> None:
         self._about: dict[str, Any] = {"agent": agent, "env": screen.name_of(env), "action_names": screen.action_names(env)}
-        self._readout = _readout(network)
+        self._readout, self._delays = _readout(network), _delays(network)
         self._wanted, self._membranes, self.energy = layers, membranes, energy
         self._lists: dict[str, list[Any]] = {}
         self._layers: list[Layer] = []
@@ -85,7 +86,8 @@ class Notes:
                 _note_inputs(arrays, moment.inputs.cpu().numpy())
             if moment.statistics is not None:
                 arrays["statistics"].append(moment.statistics.cpu().numpy())
-            arrays["picojoules"].append(np.array(costs[layer.name]))
+            # Of a layer that runs more than once the first has all
+            arrays["picojoules"].append(np.array(costs.pop(moment.name, 0.0)))
 
     def acted(self, action: np.ndarray, explored: bool, reward: float, lives: int) -> None:
         """What the agent did, and what came of it."""
@@ -112,24 +114,35 @@ class Notes:
         self._lists.setdefault(name, []).append(value)
 
     def _begin(self, seen: list[Seen]) -> None:
-        names = [layer.name for layer in seen]
+        names = _distinct([layer.name for layer in seen])
         for what, wanted in (("layers", self._wanted), ("membranes", self._membranes)):
             for name in () if wanted == ALL else wanted:
                 if name not in names:
                     raise AgentError(f"{what}: the network has no layer {name!r}; it has {', '.join(names)}")
+                if self._wanted != ALL and name not in self._wanted:
+                    raise AgentError(f"{what}: {name!r} is not among the layers that are recorded, {', '.join(self._wanted)}")
         self._places = [place for place, name in enumerate(names) if self._wanted == ALL or name in self._wanted]
-        have_some = {layer.name for layer in seen if layer.neuron is not None}
+        have_some = {name for name, layer in zip(names, seen, strict=True) if layer.neuron is not None}
         self._kept_membranes = have_some if self._membranes == ALL else have_some & {*self._membranes}
         for place in self._places:
             comes_from = source(seen[place].inputs, seen[:place])
             number = self._places.index(comes_from) if comes_from in self._places else None
-            self._layers.append(_layer(seen[place], number))
+            self._layers.append(_layer(names[place], seen[place], number))
             self._arrays.append(defaultdict(list))
+        if self._readout and len(seen) - 1 in self._places:
+            self._readout["delay"] = np.array(self._delays and seen[-1].kind == "spikes")
+        else:
+            self._readout = {}
 
 
-def _layer(seen: Seen, comes_from: int | None) -> Layer:
+def _distinct(names: list[str]) -> list[str]:
+    """A layer that runs more than once has its number behind its name."""
+    times = [names[:place].count(name) + 1 for place, name in enumerate(names)]
+    return [name if number == 1 else f"{name} ({number})" for name, number in zip(names, times, strict=True)]
+
+
+def _layer(name: str, seen: Seen, comes_from: int | None) -> Layer:
     connection: Any = seen.connection
-    stride = connection.stride[0] if isinstance(connection, nn.Conv2d) else 1
     neuron: dict[str, Any] | None = None
     if seen.neuron is not None:
         beta, threshold = seen.neuron.constants()
@@ -142,7 +155,24 @@ def _layer(seen: Seen, comes_from: int | None) -> Layer:
     kept = {name: array.detach().cpu().numpy().copy() for name, array in arrays.items() if array is not None}
     shape = tuple(seen.outputs.shape[1:])
     inputs = tuple(seen.inputs.shape[1:])
-    return Layer(seen.name, seen.kind, shape, len(seen.outputs), comes_from, seen.delay, stride, inputs, neuron, kept)
+    convolution = _geometry(connection) if isinstance(connection, nn.Conv2d) else None
+    return Layer(name, seen.kind, shape, len(seen.outputs), comes_from, seen.delay, convolution, inputs, neuron, kept)
+
+
+def _geometry(connection: nn.Conv2d) -> dict[str, Any]:
+    """As of :class:`~sb3_spiking.look.recording.Layer`."""
+    padding: Any = connection.padding
+    if isinstance(padding, str):  # "same": what is odd comes behind
+        ends = [size * (kernel - 1) // 2 for size, kernel in zip(connection.dilation, connection.kernel_size, strict=True)]
+        padding = ends if padding == "same" else [0, 0]
+    sides = {"stride": connection.stride, "padding": padding, "dilation": connection.dilation}
+    return {**{name: list(values) for name, values in sides.items()}, "groups": connection.groups}
+
+
+def _delays(network: Any) -> bool:
+    """Whether the spiking body of a Q-network is read a step later."""
+    body = network if isinstance(network, SpikingQNetwork) else getattr(network, "features_extractor", None)
+    return isinstance(body, (SpikingQNetwork, SpikingExtractor)) and body.settings.layer_delay
 
 
 def _readout(network: nn.Module) -> dict[str, np.ndarray]:

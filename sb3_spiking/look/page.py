@@ -90,8 +90,8 @@ def _agent(recording: Recording, blobs: _Blobs) -> dict[str, Any]:
     discrete = recording.actions.ndim == 1
     readout: dict[str, Any] | None = None
     if recording.readout and recording.layers:
-        readout = {name: _numbers(array) for name, array in recording.readout.items()}
-        readout["delay"] = any(layer.delay for layer in recording.layers)
+        readout = {name: _numbers(recording.readout[name]) for name in ("weight", "bias")}
+        readout["delay"] = bool(recording.readout["delay"])
     return {
         "name": recording.agent,
         "env": recording.env,
@@ -134,7 +134,7 @@ def _layer(recording: Recording, number: int, blobs: _Blobs) -> dict[str, Any]:
         "steps": layer.steps,
         "source": layer.source,
         "delay": layer.delay,
-        "stride": layer.stride,
+        "convolution": layer.convolution,
         "kernel": list(arrays["weight"].shape[2:]) or None,
         "neuron": layer.neuron,
         "field": _field(recording, number),
@@ -158,21 +158,24 @@ def _layer(recording: Recording, number: int, blobs: _Blobs) -> dict[str, Any]:
 
 def _field(recording: Recording, number: int) -> dict[str, int] | None:
     """
-    What a neuron of a convolution sees of the image: ``size`` pixels, from ``jump`` times its place on; ``root`` is the number
-    of the layer that the image comes into. None for other layers.
+    What a neuron of a convolution sees of the image: ``size`` pixels, from ``start`` plus ``jump`` times its place on;
+    ``root`` is the number of the layer that the image comes into. None for other layers, and where rows and columns differ.
     """
     layer = recording.layers[number]
-    if len(layer.shape) != 3:
+    if layer.convolution is None:
         return None
-    kernel = layer.arrays["weight"].shape[2]
-    if layer.source is None:
-        return {"size": kernel, "jump": layer.stride, "root": number}
-    before = _field(recording, layer.source)
+    sides = [layer.arrays["weight"].shape[2:], *(layer.convolution[name] for name in ("stride", "padding", "dilation"))]
+    if any(rows != columns for rows, columns in sides):
+        return None
+    kernel, stride, padding, dilation = (rows for rows, _ in sides)
+    pixel = {"size": 1, "jump": 1, "start": 0, "root": number}
+    before = pixel if layer.source is None else _field(recording, layer.source)
     if before is None:
         return None
     return {
-        "size": before["size"] + (kernel - 1) * before["jump"],
-        "jump": before["jump"] * layer.stride,
+        "size": before["size"] + (kernel - 1) * dilation * before["jump"],
+        "jump": before["jump"] * stride,
+        "start": before["start"] - padding * before["jump"],
         "root": before["root"],
     }
 

@@ -14,7 +14,7 @@ from sb3_spiking.errors import AgentError
 from sb3_spiking.files import replace_file
 
 # Of the layout of a file
-_VERSION = 1
+_VERSION = 2
 
 
 def pack(spikes: np.ndarray) -> np.ndarray:
@@ -46,7 +46,7 @@ class Layer:
     :param steps: simulation steps of a decision
     :param source: number of the layer whose output comes in, None where it is ``inputs``
     :param delay: whether it sees its input one step later
-    :param stride: of a convolution
+    :param convolution: ``stride``, ``padding`` and ``dilation`` along rows and columns, and ``groups``; None of a linear layer
     :param input_shape: of what comes in at a step
     :param neuron: settings of its neurons: ``beta``, ``threshold``, ``input_scale``, ``reset_mechanism``, ``reset_delay``;
         None for activations
@@ -64,7 +64,7 @@ class Layer:
     steps: int
     source: int | None
     delay: bool
-    stride: int
+    convolution: dict[str, Any] | None
     input_shape: tuple[int, ...]
     neuron: dict[str, Any] | None
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
@@ -114,8 +114,8 @@ class Recording:
     :param q_values: as learned, shape (D, A); (D, 0) for a policy without
     :param layers: from the input to the output
     :param over: whether the episode ended
-    :param readout: ``weight`` (A, units) and ``bias`` (A,) by which the last layer's rates or activations are Q-values; empty
-        where they are not
+    :param readout: ``weight`` (A, units) and ``bias`` (A,) by which the last layer's rates or activations are Q-values, and
+        ``delay``, whether the spikes of its last step come too late for them; empty where they are not
     """
 
     agent: str
@@ -163,7 +163,7 @@ class Recording:
         layers = []
         for layer in self.layers:
             arrays |= {f"{layer.name}/{name}": array for name, array in layer.arrays.items()}
-            names = ("name", "kind", "shape", "steps", "source", "delay", "stride", "input_shape", "neuron")
+            names = ("name", "kind", "shape", "steps", "source", "delay", "convolution", "input_shape", "neuron")
             layers.append({name: getattr(layer, name) for name in names})
         about = {
             **{"version": _VERSION, "agent": self.agent, "env": self.env, "over": self.over},
@@ -183,6 +183,8 @@ class Recording:
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
             about = json.loads(str(arrays.pop("about")))
+            if about["version"] != _VERSION:
+                raise ValueError(f"version {about['version']}, expected {_VERSION}: record the agent again")
             layers = [
                 Layer(**{**each, "shape": tuple(each["shape"]), "input_shape": tuple(each["input_shape"])})
                 for each in about["layers"]

@@ -107,7 +107,7 @@ def _build(
     read_space: Callable[[Any], gym.Space] = space_from_json if ours else space_from_sb3
     observation_space, action_space = (read_space(data.get(name)) for name in ("observation_space", "action_space"))
     policy_class = _policy_class(algorithm, data.get("policy_class"))
-    policy_kwargs = _policy_kwargs(data.get("policy_kwargs", {}))
+    policy_kwargs = read_policy_kwargs(data.get("policy_kwargs", {}))
     if issubclass(policy_class, SpikingPolicy):
         policy_kwargs = _with_settings(policy_kwargs, data.get("settings") if ours else record.parameters.get(_SETTINGS))
 
@@ -165,7 +165,12 @@ def _policy_class(algorithm: type[BaseAlgorithm], written: Any) -> type:
     return allowed[name]
 
 
-def _policy_kwargs(written: Any) -> dict[str, Any]:
+def read_policy_kwargs(written: Any) -> dict[str, Any]:
+    """
+    :param written: ``policy_kwargs`` as they are in an agent's files
+    :return: with the classes that they name
+    :raises ValueError: for anything else
+    """
     if not isinstance(written, dict):
         raise ValueError("policy_kwargs are no dict")
     # SB3 pickles a dict that holds a class, and writes its entries beside the pickle
@@ -187,7 +192,7 @@ def check_classes(config: dict[str, Any]) -> None:
     :raises ValueError: for a policy, or a class in its arguments, that would not be loaded
     """
     _policy_class(DQN, config["policy_class"])
-    _policy_kwargs(config["policy_kwargs"])
+    read_policy_kwargs(config["policy_kwargs"])
 
 
 def _longest(written: Any) -> int:

@@ -148,10 +148,10 @@ class Layer {
     this.isConstant = this.inputs.steps === 1;
   }
 
-  // What comes in, in a simulation step
+  // What comes in, in a simulation step; nothing from a padding, whose place is -1
   input(decision, step, place) {
     const seen = this.delay ? step - 1 : step;
-    if (seen < 0) return 0;
+    if (seen < 0 || place < 0) return 0;
     return this.inputs.at(decision, this.isConstant ? 0 : seen, place);
   }
 

@@ -68,9 +68,9 @@ function tiles(layer, width, image) {
   const least = channels > 32 ? 40 : 56;
   const across = Math.max(1, Math.min(channels, Math.floor((width + gap) / (least + gap))));
   const tile = Math.min(112, (width + gap) / across - gap), tall = (tile * rows) / columns;
-  const scale = tile / columns, field = layer.field || { size: 1, jump: 1 };
+  const scale = tile / columns, field = layer.field || { size: 1, jump: 1, start: 0 };
   // A neuron is drawn in the middle of what it sees
-  const edge = ((field.size - field.jump) / 2) * scale, cell = field.jump * scale;
+  const edge = (field.start + (field.size - field.jump) / 2) * scale, cell = field.jump * scale;
   return { across, tile, tall, gap, edge, cell, height: Math.ceil(channels / across) * (tall + gap) - gap };
 }
 

@@ -70,7 +70,7 @@ const inspector = {
   // Channels, height and width of what it sees, null where that is no image
   inputShape() {
     const { layer } = this.shown;
-    if (layer.isMap && layer.kernel && layer.kernel.length) return [layer.inputShape[0], ...layer.kernel];
+    if (layer.convolution) return [layer.inputShape[0] / layer.convolution.groups, ...layer.kernel];
     if (layer.inputShape.length === 3) return layer.inputShape;
     return layer.before && layer.before.isMap ? layer.before.shape : null;
   },

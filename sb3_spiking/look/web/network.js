@@ -1,22 +1,26 @@
 "use strict";
 // A neuron as snnTorch computes it, from what came in and what fired; see sb3_spiking/snn/kernels/reference.py.
 
-// What a neuron is connected to: places in the input, and the weight of each
+// What a neuron is connected to: places in the input, -1 for those in a padding, and the weight of each
 function connections(layer, neuron, weight) {
-  if (!layer.isMap || !layer.kernel) {
+  if (!layer.convolution) {
     const count = weight.length / layer.neurons;
     return { places: Array.from({ length: count }, (_, i) => i), weights: weight.subarray(neuron * count, (neuron + 1) * count) };
   }
   const [, height, width] = layer.shape, [channels, rows, columns] = layer.inputShape, [tall, wide] = layer.kernel;
-  const channel = Math.floor(neuron / (height * width));
-  const top = Math.floor((neuron % (height * width)) / width) * layer.stride, left = (neuron % width) * layer.stride;
-  const places = [];
-  for (let c = 0; c < channels; c++) {
-    for (let y = 0; y < tall; y++) {
-      for (let x = 0; x < wide; x++) places.push((c * rows + top + y) * columns + left + x);
+  const { stride, padding, dilation, groups } = layer.convolution;
+  const channel = Math.floor(neuron / (height * width)), seen = channels / groups;
+  const top = Math.floor((neuron % (height * width)) / width) * stride[0] - padding[0];
+  const left = (neuron % width) * stride[1] - padding[1];
+  const first = Math.floor((channel * groups) / layer.shape[0]) * seen, places = [];
+  for (let c = first; c < first + seen; c++) {
+    for (let y = top; y < top + tall * dilation[0]; y += dilation[0]) {
+      for (let x = left; x < left + wide * dilation[1]; x += dilation[1]) {
+        places.push(y >= 0 && y < rows && x >= 0 && x < columns ? (c * rows + y) * columns + x : -1);
+      }
     }
   }
-  const count = channels * tall * wide;
+  const count = seen * tall * wide;
   return { places, weights: weight.subarray(channel * count, (channel + 1) * count) };
 }
 
