@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import re
 from pathlib import Path
 
@@ -381,6 +382,12 @@ def test_a_membrane_at_the_threshold_does_not_fire_there_either():
     spikes = [0, 0, 0, 0, 1, 0]
     assert spikes_of(model, seen)[0].flatten().tolist() == spikes
     assert run_sinabs(sinabs_network(network), network.inputs(seen), 6).flatten().tolist() == spikes
+
+
+def test_values_that_are_no_numbers_are_no_difference_of_0():
+    agent = load_agent(ROOT / "rl-trained-agents", "dqn", "CartPole-v1", device="cpu")
+    found = compare(agent, lambda observations: np.full((len(observations), 2), np.nan), 20)
+    assert math.isnan(found.difference)
 
 
 @pytest.mark.parametrize("env", ["Breakout", "SpaceInvaders", "Asterix", "Freeway", "Seaquest"])

@@ -171,6 +171,18 @@ def test_what_drives_a_neuron_adds_up(opened, pages):
         np.testing.assert_allclose(np.maximum(shown.reshape(real.shape), 0), real, atol=1e-4)
 
 
+def test_what_is_below_0_everywhere_is_not_drawn(browser, tmp_path):
+    model = DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"activation_fn": nn.LogSigmoid, "net_arch": [8]}, seed=0)
+    write_page([record(model, "CartPole-v1", 3)], tmp_path / "below.html")
+    browser.show()
+    browser.open(tmp_path / "below.html")
+    browser.settled()
+    strengths = (
+        "(() => { const layer = player.agents[0].layers[0]; return [0, 3, 7].map((n) => strength(layer, 0, 0, n)); })()"
+    )
+    assert browser.ask(strengths) == [0, 0, 0]
+
+
 def test_fields_of_padded_convolutions():
     # Three pixels from the one before on; the second layer's rows and columns differ
     one, two = _agent(padded(), _Blobs())["layers"]

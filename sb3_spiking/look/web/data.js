@@ -117,7 +117,7 @@ class Values extends Chunks {
     super(about, arrived);
     this.neurons = neurons;
     this.steps = about.count / neurons;
-    this.highest = about.highest;
+    this.highest = Math.max(0, about.highest) || 1;
   }
 
   decoded(buffer) {

@@ -56,7 +56,7 @@ function observationPicture(layer, decision) {
 
 // How strongly a neuron is drawn: what fires now fully, what fired before in this window by its rate
 function strength(layer, decision, step, neuron) {
-  if (layer.kind !== "spikes") return Math.sqrt(Math.max(0, layer.outputs.at(decision, step, neuron) / (layer.outputs.highest || 1)));
+  if (layer.kind !== "spikes") return Math.sqrt(Math.max(0, layer.outputs.at(decision, step, neuron) / layer.outputs.highest));
   if (layer.outputs.at(decision, step, neuron)) return 1;
   return (0.5 * layer.count(decision, step, neuron)) / (step + 1);
 }
@@ -130,7 +130,7 @@ function drawRaster(canvas, layer, decision, step, chosen) {
       if (tick < 0) continue;
       const [then, at] = [Math.floor(tick / layer.steps), tick % layer.steps];
       for (let neuron = 0; neuron < layer.neurons; neuron++) {
-        const value = Math.max(0, layer.outputs.at(then, at, neuron) / (layer.outputs.highest || 1));
+        const value = Math.max(0, layer.outputs.at(then, at, neuron) / layer.outputs.highest);
         if (!value) continue;
         const pixel = 4 * (Math.floor((neuron * rows) / layer.neurons) * columns + column);
         data.set([...ink, Math.min(255, data[pixel + 3] + 255 * value)], pixel);
