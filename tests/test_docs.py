@@ -51,6 +51,7 @@ def table(jobs):
     ("name", "file", "with_ratio"),
     [
         ("minatar_seeds", "results.md", True),
+        ("minatar_5m", "results.md", True),
         ("minatar_1m", "laboratory.md", True),
         ("classic_control", "laboratory.md", True),
         ("cartpole_seeds", "results.md", True),
@@ -69,8 +70,9 @@ def test_tables_are_those_of_the_results(name, file, with_ratio):
         assert (row if with_ratio else row.rpartition(" | ")[0]) in text, row
 
 
-def test_last_agents_are_those_of_the_results():
-    jobs = TrainingList(ROOT / "benchmarks/minatar_seeds.yml")
+@pytest.mark.parametrize("name", ["minatar_seeds", "minatar_5m"])
+def test_last_agents_are_those_of_the_results(name):
+    jobs = TrainingList(ROOT / f"benchmarks/{name}.yml")
     rows = tables.table(jobs, jobs.scores(), known_random_scores(jobs.results), "last_mean").splitlines()[2:]
     text = (ROOT / "docs/results.md").read_text()
     assert len(rows) > 2
