@@ -169,6 +169,41 @@ def test_the_readme_rounds_the_results():
     assert cells("README.md", r"\| energy of a decision")[1:] == [f"{float(each):.0f} nJ" for each in energies]
 
 
+def test_five_million_steps_are_those_of_the_results():
+    jobs = TrainingList(ROOT / "benchmarks/minatar_5m.yml")
+    scores, random = jobs.scores(), known_random_scores(jobs.results)
+    last, best = (
+        np.mean([*tables.ratios(scores.assign(mean=scores[column]), random, "spiking", "relu").values()])
+        for column in ("last_mean", "mean")
+    )
+    assert cells("docs/results.md", r"\| \[Asterix and Breakout")[2] == f"{last:.0%} ({best:.0%})"
+    for file, said in [
+        ("README.md", f"two games, one run each, it has {last:.0%} ({best:.0%})"),
+        ("docs/index.md", f"of two games the default has {last:.0%} of ReLU's"),
+        ("docs/claims.md", f"one run each: {last:.0%} with last agents, {best:.0%} with best ones"),
+        ("docs/results.md", f"have {last:.0%} of its performance with last agents, {best:.0%} with best ones"),
+    ]:
+        assert said in " ".join((ROOT / file).read_text().split()), file
+
+
+def test_full_windows_after_five_million_steps_are_those_of_the_results():
+    spikes = TrainingList(ROOT / "benchmarks/minatar_5m.yml").records.table("spikes")
+
+    def around(game, layer, steps):
+        rows = spikes[spikes["job"] == f"MinAtar-{game}-v1_spiking_0"]
+        nearest = (rows["timesteps"] - steps).abs().sort_values().index[:7]
+        return f"{rows.loc[nearest, f'saturated_windows/layer_{layer}'].mean():.0%}"
+
+    found = [
+        f"{around(game, layer, 3e6)} against {around(game, layer, 1e6)}"
+        for layer in (1, 2)
+        for game in ("Asterix", "Breakout")
+    ]
+    text = " ".join((ROOT / "docs/results.md").read_text().split())
+    said = text[text.index("More windows of spiking") : text.index("means of seven entries")]
+    assert re.findall(r"\d+% against \d+%", said) == found
+
+
 def test_silent_units_are_those_of_the_results():
     minatar = TrainingList(ROOT / "benchmarks/minatar_1m.yml")
     text = (ROOT / "docs/laboratory.md").read_text()
