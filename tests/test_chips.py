@@ -130,7 +130,8 @@ def test_the_units_that_it_names_fit():
             stage((4, 10, 10), (16, 8, 8), 3, beta=0.5),
             "beta=0.5: neurons of a chip do not leak in proportion; train with beta=1",
         ),
-        (stage((4, 10, 10), (16, 8, 8), 3, threshold=0.0), "a threshold of 0: train without learn_threshold"),
+        (stage((4, 10, 10), (16, 8, 8), 3, threshold=0.0), "a threshold of 0 beside weights of up to 1: not above 0"),
+        (stage((4, 10, 10), (16, 8, 8), 3, threshold=0.003), "a threshold of 0.003 beside weights of up to 1: not above 0"),
         (stage((4, 10, 10), (16, 8, 8), 3, fires=False), "membranes are read"),
         (stage((4, 10, 10), (16, 8, 8), 3, reset_delay=False), "train with reset_mechanism='subtract', reset_delay=True"),
         # 64 x 64 neurons are 4 Ki a map, a core has 64 Ki of them and then 16 Ki weights

@@ -8,7 +8,7 @@ import pytest
 import snntorch as snn
 import torch as th
 from gymnasium import spaces
-from small_agents import ENVIRONMENTS, TRAINING, make_model
+from small_agents import ENVIRONMENTS, TRAINING, DictEnv, make_model
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.preprocessing import preprocess_obs
@@ -227,6 +227,12 @@ def test_a_layer_that_runs_twice_is_recorded_twice(tmp_path):
     # 2 x 4 x 8 connections, and 16 x 2 of the output
     np.testing.assert_allclose(one.arrays["picojoules"] + two.arrays["picojoules"], 64 * 4.6)
     np.testing.assert_allclose(recording.picojoules, 96 * 4.6)
+    assert recording.readout == {}  # of both runs side by side
+
+
+def test_a_readout_of_several_layers_side_by_side_is_not_that_of_the_last_one():
+    model = DQN("MultiInputPolicy", DictEnv(), policy_kwargs={"net_arch": []}, seed=0, **TRAINING)
+    assert record(model, DictEnv(), decisions=2).readout == {}
 
 
 def test_sources_follow_the_network():

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
+from sb3_spiking.export.fixed_point import whole_threshold
 from sb3_spiking.export.network import Network, Stage
 
 
@@ -127,8 +128,11 @@ def _against(stage: Stage) -> list[str]:
         problems.append("membranes are read, a chip gives spikes; train with readout='rate' or 'spike'")
     elif stage.beta < 1:
         problems.append(f"beta={stage.beta:g}: neurons of a chip do not leak in proportion; train with beta=1")
-    if stage.fires and stage.threshold <= 0:
-        problems.append(f"a threshold of {stage.threshold:g}: train without learn_threshold, or from a higher threshold on")
+    if stage.fires and whole_threshold(stage) <= 0:
+        problems.append(
+            f"a threshold of {stage.threshold:g} beside weights of up to {stage.weight.abs().max().item():g}: not above 0 in "
+            "whole numbers, and neurons would fire from rest; train without learn_threshold, or from a higher threshold on"
+        )
     if stage.fires and not stage.resets_at_once and stage.beta == 1:
         problems.append(
             f"reset_mechanism={stage.reset_mechanism!r}, reset_delay={stage.reset_delay}: a chip subtracts the threshold or "

@@ -29,6 +29,14 @@ def scale_of(stage: Stage) -> float:
     return min(factors)
 
 
+def whole_threshold(stage: Stage) -> int:
+    """
+    :param stage: a layer that fires
+    :return: its threshold as a whole number, 0 where it is none, or too small beside the weights
+    """
+    return round(stage.threshold * scale_of(stage)) if stage.threshold > 0 else 0
+
+
 def _scale(values: th.Tensor, bits: int) -> float:
     lowest, highest = 2 ** (bits - 1), 2 ** (bits - 1) - 1
     ends = [(highest, float(values.max())), (lowest, -float(values.min()))]
@@ -81,7 +89,7 @@ class ChipLayer(nn.Module):
         )
         self.connection.load_state_dict({"weight": (stage.weight * scale).round(), "bias": (stage.bias * scale).round()})
         self.connection.requires_grad_(False).to(stage.weight.device)
-        self.neuron = ChipNeurons(round(stage.threshold * scale), stage.reset_mechanism == "zero")
+        self.neuron = ChipNeurons(whole_threshold(stage), stage.reset_mechanism == "zero")
 
     def forward(self, window: th.Tensor) -> th.Tensor:
         """
@@ -95,10 +103,10 @@ class ChipLayer(nn.Module):
 
 def can_be_rounded(network: Network) -> bool:
     """Whether :func:`on_chip` takes an agent: events, and neurons that a chip has, whatever the size of the layers."""
-    neurons = all(stage.fires and stage.beta == 1 and stage.resets_at_once for stage in network.stages)
-    # Beside much larger weights a threshold becomes 0, at which a neuron fires from rest
-    thresholds = all(stage.threshold > 0 and round(stage.threshold * scale_of(stage)) > 0 for stage in network.stages)
-    return neurons and thresholds and network.has_events and not network.settings.layer_delay
+    neurons = all(
+        stage.fires and stage.beta == 1 and stage.resets_at_once and whole_threshold(stage) > 0 for stage in network.stages
+    )
+    return neurons and network.has_events and not network.settings.layer_delay
 
 
 def on_chip(network: Network) -> DQN:

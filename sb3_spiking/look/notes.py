@@ -129,8 +129,10 @@ class Notes:
             number = self._places.index(comes_from) if comes_from in self._places else None
             self._layers.append(_layer(names[place], seen[place], number))
             self._arrays.append(defaultdict(list))
-        if self._readout and len(seen) - 1 in self._places:
-            self._readout["delay"] = np.array(self._delays and seen[-1].kind == "spikes")
+        last = seen[-1]
+        reads_last = self._readout and self._readout["weight"].shape[1] == last.outputs[0].numel()
+        if reads_last and len(seen) - 1 in self._places and [layer.name for layer in seen].count(last.name) == 1:
+            self._readout["delay"] = np.array(self._delays and last.kind == "spikes")
         else:
             self._readout = {}
 

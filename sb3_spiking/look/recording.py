@@ -115,7 +115,7 @@ class Recording:
     :param layers: from the input to the output
     :param over: whether the episode ended
     :param readout: ``weight`` (A, units) and ``bias`` (A,) by which the last layer's rates or activations are Q-values, and
-        ``delay``, whether the spikes of its last step come too late for them; empty where they are not
+        ``delay``, whether the spikes of its last step come too late for them; empty where they are not, or it is not recorded
     """
 
     agent: str
